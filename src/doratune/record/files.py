@@ -1,0 +1,115 @@
+"""Files written whole or not at all, and digests of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from doratune.errors import StorageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success it takes the place of ``path``.
+
+    On any exception the temporary file or folder is removed and ``path`` is what it was.
+
+    Raises:
+        StorageError: The disk is full, or the place cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _remove(temporary)
+        yield temporary
+        if path.is_dir():
+            # A folder cannot be renamed over a folder: the old one steps aside first.
+            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            path.rename(aside / path.name)
+            temporary.rename(path)
+            shutil.rmtree(aside)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        _remove(temporary)
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{path} could not be written: {error}. Nothing was left behind.") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one compact JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Reads a file that `write_jsonl` wrote.
+
+    Raises:
+        StorageError: The file is missing or a line of it is not JSON.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise StorageError(
+                f"{path}:{number} is not JSON ({error}). Delete the file and run its stage again."
+            ) from error
+    return rows
+
+
+def digest_bytes(data: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """The SHA-256 of a JSON value, independent of key order and white space."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(text.encode())
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """The SHA-256 of a file, or of all files of a folder with their relative names."""
+    if path.is_file():
+        return digest_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_json([[p.relative_to(path).as_posix(), digest_file(p)] for p in files])

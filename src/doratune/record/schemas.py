@@ -1,0 +1,337 @@
+"""The schema of every JSON file in a run folder. A file that does not fit is refused, not guessed at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from doratune.errors import StorageError
+from doratune.record.files import write_text
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+FileT = TypeVar("FileT", bound="RunFile")
+
+
+class Record(BaseModel):
+    """Base of everything written: unknown keys are errors, NaN and infinity are written as null."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class RunFile(Record):
+    """A record that is one JSON file."""
+
+    schema_version: Literal[1] = 1
+
+    def write(self, path: Path) -> None:
+        """Writes the record atomically."""
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads and checks a record.
+
+        Raises:
+            StorageError: The file is missing, is not JSON, or does not fit the schema.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
+            )
+            raise StorageError(
+                f"{path} is not a valid {cls.__name__} record ({problems}). "
+                "Run the stage that writes it again."
+            ) from error
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Example(Record):
+    """One line of ``data/<split>.jsonl``: a conversation whose assistant turns are trained on."""
+
+    id: str
+    """First 16 hexadecimal digits of the SHA-256 of the messages."""
+    messages: list[Message]
+    """Ends with an assistant turn: the reference answer in evaluation."""
+    label: str | None = None
+    """The class, for classification data; then equal to the last turn's content."""
+    place: str
+    """Where it came from, ``file:line``."""
+
+    @property
+    def prompt(self) -> list[Message]:
+        """All turns before the answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn."""
+        return self.messages[-1].content
+
+
+class Interval(Record):
+    """A figure with its uncertainty."""
+
+    value: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    n: int
+    """Number of examples behind the figure."""
+    method: str
+    """How the interval was made, such as ``Wilson`` or ``bootstrap (1000 draws, seed 0)``."""
+
+
+class SplitSummary(Record):
+    """What one split holds."""
+
+    num_examples: int
+    num_tokens: int
+    """Tokens of all rendered examples, prompt and answer."""
+    max_tokens: int
+    """Tokens of the longest example."""
+    label_counts: dict[str, int] = {}
+    digest: str
+    """SHA-256 over the examples, independent of their order."""
+
+
+class DataFile(RunFile):
+    """``data.json``: what went in and what was left out."""
+
+    source: str
+    source_digest: str
+    """SHA-256 of the source file or files as read (of the generator's output for built-in data)."""
+    format: str
+    labels: list[str] | None
+    """The closed label set of a classification task, sorted; None for open tasks."""
+    splits: dict[Split, SplitSummary]
+    dropped: dict[str, int] = {}
+    """Examples left out, by reason; each is a line of ``data/dropped.jsonl``."""
+
+
+class Environment(RunFile):
+    """``environment.json``: where the run took place."""
+
+    doratune: str
+    commit: str | None
+    """Git commit of doratune's own source when it runs from a checkout."""
+    python: str
+    platform: str
+    cpu: str
+    num_cpus: int
+    memory_bytes: int
+    device: str
+    packages: dict[str, str]
+
+
+class Step(Record):
+    """One line of ``steps.jsonl``: one optimizer step."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    num_tokens: int
+    """Tokens seen since the start, prompt and padding excluded from neither."""
+    grad_norm: float | None = None
+    magnitude_change: float | None = None
+    """Mean over output features of ``|‖W'‖ - ‖W‖| / ‖W‖``; None for full fine-tuning."""
+    direction_change: float | None = None
+    """Mean over output features of ``1 - cos(W', W)``; None for full fine-tuning."""
+    seconds: float
+
+
+class LayerChange(Record):
+    """How far training moved one adapted layer from its base weight."""
+
+    layer: str
+    magnitude_change: float
+    direction_change: float
+
+
+class TrainFile(RunFile):
+    """``train.json``: what training did."""
+
+    method: Literal["dora", "lora", "full"]
+    base_fingerprint: str
+    num_steps: int
+    num_trainable_parameters: int
+    num_parameters: int
+    num_tokens: int
+    seconds: float
+    """Wall-clock time of all sittings, resumed ones included."""
+    peak_memory_bytes: int
+    """Largest resident size of the process (CPU) or allocated device memory (GPU)."""
+    final_loss: float
+    validation_loss: float | None
+    resumed_from_steps: list[int]
+    """The checkpoints at which training was taken up again."""
+    fast_layers: int
+    """Adapted layers on doratune's path."""
+    peft_layers: dict[str, int]
+    """Adapted layers left on PEFT's own path, by reason."""
+    layers: list[LayerChange]
+
+
+class ClassFigures(Record):
+    """Row of the per-class table."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class CalibrationBin(Record):
+    """One equal-width bin of the reliability diagram."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    """Mean confidence of the examples in the bin; None when it is empty."""
+    accuracy: float | None
+
+
+class ModelFigures(Record):
+    """How one model did on one task."""
+
+    accuracy: Interval | None = None
+    """Share of examples whose most likely label is right; None for open tasks."""
+    macro_f1: Interval | None = None
+    ece: Interval | None = None
+    """Expected calibration error over the bins, in [0, 1]."""
+    exact_match: Interval | None = None
+    """Share of generated answers equal to the reference; None for labelled tasks."""
+    answer_nll: Interval
+    """Mean negative log-likelihood of the reference answer, nats per answer token."""
+    classes: list[ClassFigures] = []
+    bins: list[CalibrationBin] = []
+    seconds: float
+
+
+class Difference(Record):
+    """Tuned minus base on the same examples."""
+
+    value: Interval
+    """Paired bootstrap of the difference in accuracy or exact match."""
+    p_value: float
+    """Exact McNemar test."""
+
+
+class EvalFile(RunFile):
+    """``eval/<task>.json``: base and tuned on the same rows."""
+
+    task: str
+    kind: Literal["labels", "generation"]
+    split: Split
+    num_examples: int
+    labels: list[str] | None
+    base: ModelFigures
+    tuned: ModelFigures
+    difference: Difference
+
+
+class Sample(Record):
+    """One line of ``eval/<task>.samples.jsonl``: one model on one example."""
+
+    id: str
+    model: Literal["base", "tuned"]
+    reference: str
+    prediction: str
+    correct: bool
+    answer_nll: float
+    """Nats per answer token."""
+    label_logprobs: dict[str, float] | None = None
+    """Log-likelihood of each label's text with its end-of-turn token; None for open tasks."""
+
+
+class AdapterOrigin(RunFile):
+    """``adapter/doratune.json``: what the adapter was trained on. Travels with the adapter."""
+
+    method: Literal["dora", "lora", "full"]
+    base_source: str
+    base_fingerprint: str
+    data_digest: str
+    recipe_digest: str
+    doratune: str
+    """Version that trained it."""
+
+
+class MergeFile(RunFile):
+    """``merge.json``: what ``merged/`` is made of."""
+
+    method: Literal["dora", "lora", "full"]
+    base_fingerprint: str
+    adapter_digest: str
+    dtype: str
+    num_merged_tensors: int
+    num_copied_tensors: int
+    num_bytes: int
+
+
+class LayerCheck(Record):
+    """Merged against sidecar at one layer."""
+
+    layer: str
+    weight_error: float
+    """``‖W_merged - W'‖ / ‖W'‖`` with W' from the adapter in float32."""
+    norm_error: float | None
+    """Largest ``|‖W_merged‖ / |m| - 1|`` over output features; None for LoRA."""
+
+
+class VerifyFile(RunFile):
+    """``verify.json``: whether the merged model is the sidecar model."""
+
+    passed: bool
+    dtype: str
+    num_prompts: int
+    num_tokens: int
+    """Positions whose logits were compared."""
+    max_abs_difference: float
+    """Over all logits, both models computing in float32."""
+    mean_abs_difference: float
+    mean_kl: float
+    """KL(sidecar || merged), nats, mean over positions."""
+    max_kl: float
+    top1_agreement: float
+    """Share of positions with the same most likely token."""
+    thresholds: dict[str, float]
+    failures: list[str]
+    """One sentence for each threshold that was crossed."""
+    layers: list[LayerCheck] = Field(default_factory=list)
+
+
+class StageEntry(Record):
+    """When and from what a stage last finished."""
+
+    inputs: dict[str, str]
+    """Digest of each thing the stage depends on."""
+    outputs: dict[str, str]
+    """Digest of each file or folder it wrote, by path within the run folder."""
+    started_at: str
+    finished_at: str
+    seconds: float
+
+
+class RecordFile(RunFile):
+    """``record.json``: the run in one file."""
+
+    name: str
+    recipe_digest: str
+    seed: int
+    stages: dict[str, StageEntry] = {}
