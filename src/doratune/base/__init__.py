@@ -1,0 +1,8 @@
+"""Base models: from a name to a folder of safetensors, its fingerprint, and the loaded model."""
+
+from doratune.base.identity import fingerprint
+from doratune.base.load import load_base, load_tokenizer
+from doratune.base.source import resolve_base
+from doratune.base.tensors import tensor_files
+
+__all__ = ["fingerprint", "load_base", "load_tokenizer", "resolve_base", "tensor_files"]

@@ -1,0 +1,118 @@
+"""A checkpoint folder as a model and a tokenizer in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from doratune.base.tensors import tensor_files
+from doratune.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
+    """Loads a causal language model from a local folder, in eval mode, on the CPU.
+
+    Code that comes with the checkpoint is never run.
+
+    Args:
+        path: What `resolve_base` returned.
+        dtype: ``"auto"`` keeps the checkpoint's precision; else ``"float32"``, ``"bfloat16"`` or
+            ``"float16"``.
+
+    Raises:
+        ModelError: ``dtype`` is another, a file is missing or damaged, tensors are missing or have
+            the wrong shape, or the folder holds no causal language model that transformers knows.
+    """
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
+    tensor_files(path)
+    try:
+        with _quiet():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{path} cannot be loaded as a causal language model: {_first_line(error)} Expected a "
+            "checkpoint that this version of transformers can load without code of its own."
+        ) from error
+    _check_complete(path, loading)
+    return model.eval()
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a checkpoint folder; where it has no pad token, eos becomes that.
+
+    Raises:
+        ModelError: The tokenizer is missing or damaged, or has neither a pad nor an eos token.
+    """
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise ModelError(
+            f"The tokenizer in {path} cannot be loaded ({type(error).__name__}): "
+            f"{_first_line(error)} Save it there again with `tokenizer.save_pretrained(folder)`."
+        ) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"The tokenizer in {path} has neither a pad nor an eos token. Name one of them in "
+                "its tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _check_complete(path: Path, loading: dict[str, Any]) -> None:
+    """Refuses what transformers only warns of: it fills such tensors with random numbers."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path} lacks tensors of the model that its config.json describes, {len(missing)} in "
+            f"all: {', '.join(missing[:3])}. Fetch the whole checkpoint again."
+        )
+    if loading["mismatched_keys"]:
+        name, found, expected = min(loading["mismatched_keys"])
+        raise ModelError(
+            f"{path} holds {name!r} with the shape {tuple(found)}, where its config.json describes "
+            f"{tuple(expected)}. Fetch config and weights again; they belong to different models."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    # The rest of transformers' messages is advice on its own options, and lists of all its classes.
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[0].rstrip(" .:") + "."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and warnings of transformers; what matters of them is checked instead."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
