@@ -27,7 +27,8 @@ class ModelSection(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the frozen base weights; ``auto`` keeps the checkpoint's own."""
+    """Precision of the frozen base weights; ``auto`` keeps the checkpoint's own, or takes float32 on
+    a CPU without arithmetic for it."""
 
 
 class DataSection(Section):
@@ -140,7 +141,7 @@ class MergeSection(Section):
     """The merged model."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the merged weights; ``auto`` is the base's."""
+    """Precision of the merged weights; ``auto`` is ``model.dtype``, or the base checkpoint's own."""
 
 
 class VerifySection(Section):

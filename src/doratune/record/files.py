@@ -76,10 +76,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            lines = file.read().splitlines()
+            # Not splitlines(): a JSON string may hold U+2028, which is no end of line here.
+            lines = file.read().removesuffix("\n").split("\n")
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
     rows = []
+    if lines == [""]:
+        return rows
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))

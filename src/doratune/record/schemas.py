@@ -167,6 +167,8 @@ class TrainFile(RunFile):
 
     method: Literal["dora", "lora", "full"]
     base_fingerprint: str
+    dtype: str
+    """Precision of the base weights in training."""
     num_steps: int
     num_trainable_parameters: int
     num_parameters: int
