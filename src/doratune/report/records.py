@@ -1,0 +1,130 @@
+"""Everything the report reads from a run folder; what is not there is None or empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from doratune.errors import StorageError
+from doratune.recipe.load import parse_recipe
+from doratune.recipe.schema import Recipe
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import (
+    AdapterOrigin,
+    DataFile,
+    Environment,
+    EvalFile,
+    Example,
+    MergeFile,
+    Record,
+    RecordFile,
+    RunFile,
+    Sample,
+    Step,
+    TrainFile,
+    VerifyFile,
+)
+
+FileT = TypeVar("FileT", bound=RunFile)
+RowT = TypeVar("RowT", bound=Record)
+
+
+class Evaluation(NamedTuple):
+    """One task: its figures, what the models answered, and what they were asked."""
+
+    file: EvalFile
+    samples: list[Sample]
+    examples: dict[str, Example]
+    """By id."""
+
+
+class Records(NamedTuple):
+    """The records of one run."""
+
+    name: str
+    recipe_text: str | None
+    recipe: Recipe | None
+    record: RecordFile | None
+    environment: Environment | None
+    data: DataFile | None
+    train: TrainFile | None
+    steps: list[Step]
+    origin: AdapterOrigin | None
+    evaluations: list[Evaluation]
+    """The recipe's own task first, others by name."""
+    merge: MergeFile | None
+    verify: VerifyFile | None
+
+    @property
+    def method(self) -> str | None:
+        """What was trained, or is to be."""
+        if self.train:
+            return self.train.method
+        return self.recipe.adapter.method if self.recipe else None
+
+
+def read_records(run: RunFolder) -> Records:
+    """Reads a run folder.
+
+    Raises:
+        StorageError: A record that is there does not fit its schema.
+        ConfigError: ``recipe.yaml`` does not fit the schema.
+    """
+    text = _read_text(run.recipe)
+    recipe = parse_recipe(text, str(run.recipe)) if text is not None else None
+    record = _read(RecordFile, run.record)
+    own = recipe.eval.task if recipe else None
+    files = sorted(run.eval.glob("*.json"), key=lambda path: (path.stem != own, path.stem))
+    return Records(
+        name=record.name if record else run.path.name,
+        recipe_text=text,
+        recipe=recipe,
+        record=record,
+        environment=_read(Environment, run.environment),
+        data=_read(DataFile, run.data),
+        train=_read(TrainFile, run.train),
+        steps=_read_rows(Step, run.steps),
+        origin=_read(AdapterOrigin, run.adapter / "doratune.json"),
+        evaluations=[_read_evaluation(run, EvalFile.read(path)) for path in files],
+        merge=_read(MergeFile, run.merge),
+        verify=_read(VerifyFile, run.verify),
+    )
+
+
+def _read_evaluation(run: RunFolder, file: EvalFile) -> Evaluation:
+    examples = _read_rows(Example, run.examples(file.split))
+    return Evaluation(
+        file, _read_rows(Sample, run.samples(file.task)), {row.id: row for row in examples}
+    )
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
+
+
+def _read(schema: type[FileT], path: Path) -> FileT | None:
+    return schema.read(path) if path.exists() else None
+
+
+def _read_rows(schema: type[RowT], path: Path) -> list[RowT]:
+    text = _read_text(path)
+    rows = []
+    # What follows the last line end is a line that a killed training did not finish.
+    for number, line in enumerate((text or "").split("\n")[:-1], 1):
+        try:
+            rows.append(schema.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "the line"
+            raise StorageError(
+                f"{path}:{number} is not a valid {schema.__name__} record ({key}: {first['msg']}). "
+                "Run the stage that writes it again."
+            ) from error
+    return rows

