@@ -103,6 +103,8 @@ def to_example(draft: Draft, form: Format, section: DataSection, labels: list[st
         prompt = section.prompt.replace("{labels}", ", ".join(labels))
         prompt = prompt.replace("{text}", messages[0].content)
         messages[0] = Message(role="user", content=prompt)
+    if section.system is not None and messages[0].role != "system":
+        messages.insert(0, Message(role="system", content=section.system))
     return Example(
         id=digest_json([message.model_dump() for message in messages])[:16],
         messages=messages,

@@ -47,6 +47,8 @@ class DataSection(Section):
     """Class of the text, for ``classification``. Examples whose label is null are dropped."""
     prompt: str = "{text}\n\nAnswer with one of these labels: {labels}."
     """User turn for ``classification``; ``{text}`` and ``{labels}`` are filled in."""
+    system: str | None = None
+    """System turn put before every conversation that has none; null leaves the chat template's own."""
     template: Literal["model", "alpaca"] = "model"
     """``model``: the tokenizer's chat template; ``alpaca``: the plain instruction/response form
     used in the DoRA paper."""

@@ -291,7 +291,8 @@ class LayerCheck(Record):
 
     layer: str
     weight_error: float
-    """``‖W_merged - W'‖ / ‖W'‖`` with W' from the adapter in float32."""
+    """How much further the merged weight is from W' (float64) than the nearest numbers of its
+    precision are, over ``‖W'‖``."""
     norm_error: float | None
     """Largest ``|‖W_merged‖ / |m| - 1|`` over output features; None for LoRA."""
 
