@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from doratune.base.tensors import tensor_files
@@ -26,8 +27,7 @@ def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
 
     Args:
         path: What `resolve_base` returned.
-        dtype: ``"auto"`` keeps the checkpoint's precision; else ``"float32"``, ``"bfloat16"`` or
-            ``"float16"``.
+        dtype: ``"auto"`` is `natural_dtype`; else ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Raises:
         ModelError: ``dtype`` is another, a file is missing or damaged, tensors are missing or have
@@ -38,6 +38,7 @@ def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
     tensor_files(path)
     try:
         with _quiet():
+            dtype = natural_dtype(path) if dtype == "auto" else dtype
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
@@ -54,6 +55,27 @@ def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
         ) from error
     _check_complete(path, loading)
     return model.eval()
+
+
+def natural_dtype(path: Path) -> str:
+    """The checkpoint's own precision, or float32 where this machine has no arithmetic for that.
+
+    A CPU without bf16 instructions emulates them: a training step of a 135M model took 337 s in bf16
+    and 5 s in float32 (AMD EPYC with AVX2, two cores, torch 2.13).
+    """
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    stored = str(config.dtype or torch.float32).removeprefix("torch.")
+    if torch.cuda.is_available() or stored == "float32":
+        return stored
+    return stored if _cpu_computes(stored) else "float32"
+
+
+def _cpu_computes(dtype: str) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == "bfloat16":
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

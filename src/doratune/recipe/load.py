@@ -89,9 +89,17 @@ def _walk(root: yaml.Node | None) -> tuple[dict[KeyPath, int], list[tuple[KeyPat
     lines: dict[KeyPath, int] = {(): 1}
     repeated: list[tuple[KeyPath, int]] = []
 
-    def visit(node: yaml.Node | None, at: KeyPath) -> None:
+    def visit(node: yaml.Node, at: KeyPath) -> None:
+        if len(at) > 10:
+            raise yaml.MarkedYAMLError(
+                problem="nested too deeply, or an alias of itself", problem_mark=node.start_mark
+            )
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(
+                        problem="a key must be a plain word", problem_mark=key.start_mark
+                    )
                 here = (*at, key.value)
                 if here in lines:
                     repeated.append((here, key.start_mark.line + 1))
@@ -102,7 +110,8 @@ def _walk(root: yaml.Node | None) -> tuple[dict[KeyPath, int], list[tuple[KeyPat
                 lines[(*at, index)] = value.start_mark.line + 1
                 visit(value, (*at, index))
 
-    visit(root, ())
+    if root is not None:
+        visit(root, ())
     return lines, repeated
 
 

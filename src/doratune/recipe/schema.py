@@ -14,7 +14,11 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, and nothing is coerced."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -59,6 +63,7 @@ class DataSection(Section):
     min_label_count: Positive = 1
     """Labels with fewer training examples are dropped, together with their examples."""
     validation_share: Share = 0.1
+    """Share of ``source`` held out to measure the loss after training."""
     test_share: Share = 0.1
     """Ignored where ``test_source`` is given."""
     max_examples: dict[Literal["train", "validation", "test"], Positive] = {}
@@ -90,6 +95,7 @@ class AdapterSection(Section):
     """What is trained. Names and defaults are PEFT's."""
 
     method: Literal["dora", "lora", "full"] = "dora"
+    """``full`` trains all weights of the model and ignores the rest of this section."""
     r: Positive = 16
     """Rank."""
     lora_alpha: Annotated[float, Field(gt=0)] = 32
@@ -106,11 +112,13 @@ class TrainSection(Section):
     """The optimisation."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """At its highest, after the warm-up."""
     magnitude_learning_rate: Annotated[float, Field(ge=0)] | None = None
     """Learning rate of the magnitude vectors; the common one when null."""
     magnitude_warmup_share: Share = 0.0
     """Share of all steps over which the magnitudes' learning rate rises from zero."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training examples."""
     max_steps: Positive | None = None
     """Optimizer steps; takes precedence over ``epochs``."""
     batch_size: Positive = 8
@@ -118,11 +126,15 @@ class TrainSection(Section):
     gradient_accumulation_steps: Positive = 1
     """Forward passes per optimizer step."""
     warmup_share: Share = 0.05
+    """Share of all steps over which the learning rate rises from zero."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Never applied to magnitudes."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     save_steps: Positive = 50
     """Optimizer steps between checkpoints, from which a killed run resumes."""
 
@@ -133,6 +145,7 @@ class EvalSection(Section):
     task: str = Field(default="test", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the files in ``eval/``."""
     batch_size: Positive = 16
+    """Sequences per forward pass."""
     max_new_tokens: Positive = 128
     """Longest generated answer; open tasks only."""
     num_bins: Positive = 10
@@ -159,6 +172,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run folder."""
     seed: int = 0
+    """Decides the split, the adapter's start, the order of examples and every bootstrap."""
     model: ModelSection
     data: DataSection
     adapter: AdapterSection = AdapterSection()

@@ -42,15 +42,7 @@ def weight_norm(base: BaseWeight, A_RI: Tensor, B_OR: Tensor, scaling: float) ->
         (O,), float32 whatever the inputs are. With ``B = 0`` it is ``sqrt(norm_squared_O)`` exactly.
     """
     with torch.autocast(A_RI.device.type, enabled=False):
-        cross_O, update_O = _products(base, A_RI, B_OR, scaling)
-        parts_O = base.norm_squared_O + update_O
-        squared_O = parts_O + 2 * cross_O
-        cancelled_O = squared_O < CANCELLED * parts_O
-        if cancelled_O.any():
-            index_K = cancelled_O.nonzero().squeeze(1)
-            update_KI = scaling * (B_OR[index_K].float() @ A_RI.float())
-            squared_O[index_K] = (base.rows(index_K).float() + update_KI).square().sum(1)
-        return squared_O.sqrt()
+        return _norm_and_products(base, A_RI.float(), scaling * B_OR.float())[0]
 
 
 @torch.no_grad()
@@ -67,9 +59,9 @@ def direction_change(base: BaseWeight, A_RI: Tensor, B_OR: Tensor, scaling: floa
         (O,), float32, in [0, 2]; 0 where either weight is zero.
     """
     with torch.autocast(A_RI.device.type, enabled=False):
-        cross_O, update_O = _products(base, A_RI, B_OR, scaling)
+        n_O, cross_O, update_O = _norm_and_products(base, A_RI.float(), scaling * B_OR.float())
         w2_O = base.norm_squared_O
-        wn_O = w2_O.sqrt() * weight_norm(base, A_RI, B_OR, scaling)
+        wn_O = w2_O.sqrt() * n_O
         dot_O = w2_O + cross_O
         # 1 - dot / wn loses all digits near 0; multiplied by (1 + dot / wn) it does not.
         sine2_O = (w2_O * update_O - cross_O.square()).clamp_min(0)
@@ -77,10 +69,17 @@ def direction_change(base: BaseWeight, A_RI: Tensor, B_OR: Tensor, scaling: floa
         return torch.where(wn_O > 0, change_O, 0.0)
 
 
-def _products(
-    base: BaseWeight, A_RI: Tensor, B_OR: Tensor, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """``<W, sBA>`` and ``‖sBA‖²`` of every output feature, (O,) float32 each."""
-    WA_OR = base.project(A_RI).float().T
-    A_RI, B_OR = A_RI.float(), scaling * B_OR.float()
-    return (WA_OR * B_OR).sum(1), ((B_OR @ (A_RI @ A_RI.T)) * B_OR).sum(1)
+def _norm_and_products(
+    base: BaseWeight, A_RI: Tensor, sB_OR: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``‖W + sBA‖``, ``<W, sBA>`` and ``‖sBA‖²`` of every output feature, (O,) float32 each."""
+    cross_O = (base.project(A_RI).float().T * sB_OR).sum(1)
+    update_O = ((sB_OR @ (A_RI @ A_RI.T)) * sB_OR).sum(1)
+    parts_O = base.norm_squared_O + update_O
+    squared_O = parts_O + 2 * cross_O
+    cancelled_O = squared_O < CANCELLED * parts_O
+    if cancelled_O.any():
+        index_K = cancelled_O.nonzero().squeeze(1)
+        V_KI = base.rows(index_K).float() + sB_OR[index_K] @ A_RI
+        squared_O[index_K] = V_KI.square().sum(1)
+    return squared_O.sqrt(), cross_O, update_O

@@ -1,0 +1,5 @@
+"""`python -m doratune`."""
+
+from doratune.cli.main import main
+
+main()

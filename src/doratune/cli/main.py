@@ -1,0 +1,74 @@
+"""The `doratune` command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+
+import typer
+from rich.console import Console
+
+from doratune import __version__
+from doratune.cli.check import check
+from doratune.cli.init import init
+from doratune.cli.quickstart import quickstart
+from doratune.cli.run import run
+from doratune.cli.stages import data, evaluate, merge, report, train, verify
+from doratune.errors import DoratuneError, StorageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="DoRA fine-tuning: fast, measured, and the magnitude never lost.",
+    epilog="Exit codes: 0 success, 1 unexpected, 2 recipe or option, 3 data, 4 verification failed, "
+    "5 missing package, 6 adapter, 7 model, 8 storage, 130 interrupted.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Show the version.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command()(quickstart)
+app.command()(init)
+app.command()(run)
+app.command()(check)
+app.command()(data)
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(merge)
+app.command()(verify)
+app.command()(report)
+
+
+def main() -> None:
+    """Runs the command line: one message and a documented exit code for everything expected."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # TRL 1.16 and PEFT 0.21 use names that transformers 5.23 has deprecated; a user can do nothing.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app()
+    except DoratuneError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(
+            "Interrupted. Nothing finished is lost: the same command goes on where this one stopped.",
+            130,
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _fail(f"{error}. Free some space and run the same command again.", StorageError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print("[bold red]Error:[/] ", end="")
+    console.print(message, markup=False, highlight=False)
+    sys.exit(exit_code)

@@ -1,0 +1,43 @@
+"""Arguments that several commands share, and what they open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from doratune.recipe import Recipe, load_recipe, write_recipe
+from doratune.record.environment import read_environment
+from doratune.record.files import digest_json
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import RecordFile
+
+Target = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, or the folder of an earlier run.")
+]
+Runs = Annotated[Path, typer.Option(help="Folder in which run folders are made.")]
+
+
+def read_target(target: Path, runs: Path) -> tuple[Recipe, RunFolder]:
+    """The recipe that the user named, and its run folder, which need not exist yet."""
+    if target.is_dir():
+        return load_recipe(target / "recipe.yaml"), RunFolder(target)
+    recipe = load_recipe(target)
+    return recipe, RunFolder(runs / recipe.name)
+
+
+@contextmanager
+def opened(recipe: Recipe, run: RunFolder) -> Iterator[None]:
+    """Holds the run folder, with the resolved recipe, environment and record in it."""
+    with run.locked():
+        digest = digest_json(recipe.model_dump(mode="json"))
+        stages = RecordFile.read(run.record).stages if run.record.exists() else {}
+        write_recipe(run.recipe, recipe)
+        read_environment().write(run.environment)
+        RecordFile(
+            name=recipe.name, recipe_digest=digest, seed=recipe.seed, stages=stages
+        ).write(run.record)
+        yield

@@ -1,0 +1,27 @@
+"""`doratune run`: every stage of a recipe."""
+
+from __future__ import annotations
+
+from doratune.cli.options import Runs, Target, opened, read_target
+from doratune.cli.stages import RUNS, STAGES, run_stage
+from doratune.cli.summary import print_summary
+from doratune.errors import VerificationError
+from doratune.recipe import Recipe
+from doratune.record.run_folder import RunFolder
+
+
+def run(recipe: Target, runs: Runs = RUNS) -> None:
+    """Do all stages of a recipe, skipping those whose inputs have not changed."""
+    run_all(*read_target(recipe, runs))
+
+
+def run_all(recipe: Recipe, folder: RunFolder) -> None:
+    """Data, train, eval, merge, verify, report; the report is written even if verify fails."""
+    with opened(recipe, folder):
+        try:
+            for stage in STAGES:
+                run_stage(stage, folder, recipe)
+        except VerificationError:
+            run_stage("report", folder, recipe)
+            raise
+        print_summary(folder, recipe)

@@ -1,0 +1,88 @@
+"""The commands that do one stage of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from doratune.cli.options import Runs, Target, opened, read_target
+from doratune.errors import ConfigError, DependencyError
+from doratune.progress import console
+from doratune.recipe import Recipe
+from doratune.record.run_folder import RunFolder
+
+RUNS = Path("runs")
+
+# Stage, the file it reads first and the stage that writes that file, and its door. Doors are imported
+# when they are needed: `doratune --help` should not wait for torch.
+STAGES: dict[str, tuple[str, str, str]] = {
+    "data": ("", "", "doratune.data:prepare_data"),
+    "train": ("data", "data", "doratune.train:train_model"),
+    "eval": ("adapter", "train", "doratune.evaluate:evaluate_models"),
+    "merge": ("adapter", "train", "doratune.ship:merge_adapter"),
+    "verify": ("merged", "merge", "doratune.ship:verify_merged"),
+    "report": ("", "", "doratune.report:write_report"),
+}
+
+
+def run_stage(stage: str, run: RunFolder, recipe: Recipe) -> bool:
+    """Does one stage, or says that it is up to date."""
+    needs, maker, door = STAGES[stage]
+    if needs and not getattr(run, needs).exists():
+        raise ConfigError(
+            f"{run.path} has no {needs} yet, which `{stage}` starts from. "
+            f"Run `doratune {maker}` first, or `doratune run` for all stages."
+        )
+    done = _load(door)(run, recipe)
+    console.print(f"[bold]{stage}[/] {'done' if done else 'is up to date; nothing to do'}")
+    return done
+
+
+def _load(door: str) -> Callable[[RunFolder, Recipe], bool]:
+    module, _, name = door.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("doratune"):
+            raise
+        raise DependencyError(
+            f"The package {error.name!r} is not installed. "
+            "Install it with: pip install 'doratune[all]'"
+        ) from error
+
+
+def _command(stage: str, target: Path, runs: Path) -> None:
+    recipe, run = read_target(target, runs)
+    with opened(recipe, run):
+        run_stage(stage, run, recipe)
+
+
+def data(recipe: Target, runs: Runs = RUNS) -> None:
+    """Check the examples and split them into train, validation and test."""
+    _command("data", recipe, runs)
+
+
+def train(recipe: Target, runs: Runs = RUNS) -> None:
+    """Train; resumes from the last checkpoint after an interruption."""
+    _command("train", recipe, runs)
+
+
+def evaluate(recipe: Target, runs: Runs = RUNS) -> None:
+    """Evaluate the base and the tuned model on the test split."""
+    _command("eval", recipe, runs)
+
+
+def merge(recipe: Target, runs: Runs = RUNS) -> None:
+    """Merge the adapter into the base weights."""
+    _command("merge", recipe, runs)
+
+
+def verify(recipe: Target, runs: Runs = RUNS) -> None:
+    """Prove that the merged model is the base with its adapter."""
+    _command("verify", recipe, runs)
+
+
+def report(recipe: Target, runs: Runs = RUNS) -> None:
+    """Write report.html from what the run folder holds."""
+    _command("report", recipe, runs)

@@ -1,0 +1,109 @@
+"""What training will do and take, said before it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from doratune.base import load_tokenizer, resolve_base
+from doratune.data import Renderer, read_examples
+from doratune.recipe import Recipe
+from doratune.recipe.schema import TrainSection
+from doratune.record.run_folder import RunFolder
+from doratune.train.build import check_targets, empty_model, lora_config
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """The arithmetic of a training run."""
+
+    num_examples: int
+    num_tokens: int
+    """Tokens of one epoch."""
+    num_steps: int
+    """Optimizer steps."""
+    num_trainable: int
+    num_parameters: int
+    memory_bytes: int
+    """Estimate of the peak: weights, gradients, optimizer state, activations of one batch."""
+
+    def __str__(self) -> str:
+        share = self.num_trainable / self.num_parameters
+        return (
+            f"{self.num_steps} optimizer steps over {self.num_examples:,} examples "
+            f"({self.num_tokens:,} tokens an epoch); {self.num_trainable:,} of "
+            f"{self.num_parameters:,} parameters trainable ({share:.2%}); "
+            f"about {self.memory_bytes / 2**30:.1f} GiB of memory"
+        )
+
+
+def num_steps(section: TrainSection, num_examples: int) -> int:
+    """Optimizer steps of a run, counted as transformers' Trainer counts them."""
+    if section.max_steps is not None:
+        return section.max_steps
+    batches = math.ceil(num_examples / section.batch_size)
+    return math.ceil(section.epochs * math.ceil(batches / section.gradient_accumulation_steps))
+
+
+def plan_training(
+    model: nn.Module, section: TrainSection, lengths: list[int], peak_tokens: int | None = None
+) -> TrainPlan:
+    """Counts steps, tokens, parameters and bytes.
+
+    Args:
+        model: The model to train; may be on the meta device.
+        section: The recipe's train section.
+        lengths: Tokens of each training example.
+        peak_tokens: Tokens of the largest batch; ``batch_size`` times the longest when None.
+    """
+    parameters = list(model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    num_trainable = sum(p.numel() for p in trainable)
+    # Gradient in the parameter's precision, two float32 moments.
+    state = sum(p.numel() * (p.element_size() + 8) for p in trainable)
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    tokens = peak_tokens or section.batch_size * max(lengths)
+    return TrainPlan(
+        num_examples=len(lengths),
+        num_tokens=sum(lengths),
+        num_steps=num_steps(section, len(lengths)),
+        num_trainable=num_trainable,
+        num_parameters=sum(p.numel() for p in parameters),
+        memory_bytes=weights + state + tokens * _activation_bytes(model, section),
+    )
+
+
+def _activation_bytes(model: nn.Module, section: TrainSection) -> int:
+    """Bytes kept for the backward pass per token: inputs and outputs of every linear layer.
+
+    With gradient checkpointing one block's worth is kept, plus the input of every block.
+    """
+    config = model.config.get_text_config()
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    block = 12 * hidden + 5 * inner
+    kept = block + layers * hidden if section.gradient_checkpointing else layers * block
+    return kept * next(model.parameters()).element_size()
+
+
+def plan_recipe(run: RunFolder, recipe: Recipe) -> TrainPlan:
+    """The plan for a run folder whose data stage is done, without loading any weights.
+
+    Raises:
+        ModelError: A target module matches nothing.
+    """
+    base_path = resolve_base(recipe.model.source, recipe.model.revision)
+    renderer = Renderer(load_tokenizer(base_path), recipe.data.template)
+    lengths = [
+        len(renderer.example(e.messages).input_ids) for e in read_examples(run, "train")
+    ]
+    model: nn.Module = empty_model(base_path)
+    if recipe.adapter.method != "full":
+        check_targets(model, recipe.adapter)
+        with torch.device("meta"):
+            model = get_peft_model(model, lora_config(recipe.adapter))
+    return plan_training(model, recipe.train, lengths)

@@ -1,0 +1,217 @@
+"""The door of training: examples in, adapter out."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from doratune import __version__
+from doratune.adapter import FastDoraSummary, layer_states
+from doratune.adapter.tuned import ORIGIN
+from doratune.base import fingerprint, load_tokenizer, resolve_base
+from doratune.data import Renderer, read_examples
+from doratune.errors import StorageError
+from doratune.progress import console, progress_bar
+from doratune.recipe import Recipe
+from doratune.recipe.schema import TrainSection
+from doratune.record.files import digest_json, replacing
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import AdapterOrigin, DataFile, LayerChange, Split, TrainFile
+from doratune.train.build import build_model
+from doratune.train.checkpoints import resumable_checkpoint
+from doratune.train.optimizer import build_optimizer
+from doratune.train.plan import plan_training
+from doratune.train.steps import StepLog, read_steps
+
+
+def train_model(run: RunFolder, recipe: Recipe) -> bool:
+    """Trains what the recipe says, from the last checkpoint where there is one.
+
+    Reads ``data/train.jsonl`` and ``data/validation.jsonl``; writes ``adapter/``, ``steps.jsonl``
+    and ``train.json``.
+
+    Returns:
+        Whether anything was done.
+    """
+    base_path = resolve_base(recipe.model.source, recipe.model.revision)
+    data = DataFile.read(run.data)
+    inputs = {
+        "base": fingerprint(base_path),
+        "data": digest_json({name: split.digest for name, split in data.splits.items()}),
+        "recipe": digest_json(
+            {
+                **recipe.model_dump(include={"seed", "adapter", "train"}),
+                "dtype": recipe.model.dtype,
+                "template": recipe.data.template,
+            }
+        ),
+    }
+
+    def work() -> None:
+        checkpoint = resumable_checkpoint(run.checkpoints, inputs)
+        _Training(run, recipe, base_path, inputs).run_from(checkpoint)
+        shutil.rmtree(run.checkpoints)
+
+    return run.run_stage("train", inputs, [run.adapter, run.steps, run.train], work)
+
+
+class _Training:
+    """One sitting of a training run."""
+
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, base_path: Path, inputs: dict[str, str]
+    ) -> None:
+        self.run, self.recipe, self.inputs = run, recipe, inputs
+        self.tokenizer = load_tokenizer(base_path)
+        self.train_set = _token_dataset(run, recipe, self.tokenizer, "train")
+        self.validation_set = _token_dataset(run, recipe, self.tokenizer, "validation")
+        self.model, self.fast = build_model(recipe, base_path)
+
+    def run_from(self, checkpoint: Path | None) -> None:
+        """Trains to the end and writes the results."""
+        lengths = [len(ids) for ids in self.train_set["input_ids"]]
+        plan = plan_training(self.model, self.recipe.train, lengths)
+        console.print(f"Training: {plan}")
+        done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        sittings = self.run.checkpoints / "resumed.txt"
+        if checkpoint:
+            console.print(f"Resuming after step {done} of {plan.num_steps}.")
+            with sittings.open("a") as file:
+                file.write(f"{done}\n")
+        with progress_bar() as progress, _full_disk_as_storage_error(self.run.checkpoints):
+            trainer = SFTTrainer(
+                model=self.model,
+                args=_trainer_config(self.run, self.recipe, self.tokenizer),
+                train_dataset=self.train_set,
+                eval_dataset=self.validation_set,
+                processing_class=self.tokenizer,
+                optimizers=build_optimizer(self.model, self.recipe.train, plan.num_steps),
+                callbacks=[StepLog(self.run.steps, done, progress, plan.num_steps)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            validation_loss = trainer.evaluate()["eval_loss"] if self.validation_set else None
+            self._save()
+        steps = read_steps(self.run.steps)
+        TrainFile(
+            method=self.recipe.adapter.method,
+            base_fingerprint=self.inputs["base"],
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            num_steps=plan.num_steps,
+            num_trainable_parameters=plan.num_trainable,
+            num_parameters=plan.num_parameters,
+            num_tokens=steps[-1].num_tokens,
+            seconds=sum(step.seconds for step in steps),
+            peak_memory_bytes=_peak_memory(),
+            final_loss=steps[-1].loss,
+            validation_loss=validation_loss,
+            resumed_from_steps=[int(s) for s in sittings.read_text().split()]
+            if sittings.exists()
+            else [],
+            fast_layers=len(self.fast.fast),
+            peft_layers={reason: len(names) for reason, names in self.fast.left_to_peft.items()},
+            layers=_layer_changes(self.model),
+        ).write(self.run.train)
+
+    def _save(self) -> None:
+        with replacing(self.run.adapter) as folder:
+            if isinstance(self.model, PeftModel):
+                # The path of this machine's copy means nothing to whoever loads the adapter.
+                config = self.model.peft_config["default"]
+                config.base_model_name_or_path = self.recipe.model.source
+                self.model.save_pretrained(folder, save_embedding_layers=False)
+            else:
+                self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            AdapterOrigin(
+                method=self.recipe.adapter.method,
+                base_source=self.recipe.model.source,
+                base_fingerprint=self.inputs["base"],
+                data_digest=self.inputs["data"],
+                recipe_digest=self.inputs["recipe"],
+                doratune=__version__,
+            ).write(folder / ORIGIN)
+
+
+def _trainer_config(
+    run: RunFolder, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+) -> SFTConfig:
+    section: TrainSection = recipe.train
+    return SFTConfig(
+        output_dir=str(run.checkpoints),
+        per_device_train_batch_size=section.batch_size,
+        per_device_eval_batch_size=section.batch_size,
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        num_train_epochs=section.epochs,
+        max_steps=section.max_steps or -1,
+        max_grad_norm=section.max_grad_norm,
+        gradient_checkpointing=section.gradient_checkpointing,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=section.save_steps,
+        save_total_limit=2,
+        seed=recipe.seed,
+        # The model's own precision is used as it is: no autocast on top.
+        bf16=False,
+        fp16=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        eos_token=tokenizer.eos_token,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _token_dataset(
+    run: RunFolder, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, split: Split
+) -> Dataset:
+    renderer = Renderer(tokenizer, recipe.data.template)
+    rows = [renderer.example(e.messages)._asdict() for e in read_examples(run, split)]
+    return Dataset.from_list(rows)
+
+
+def _layer_changes(model: nn.Module) -> list[LayerChange]:
+    return [
+        LayerChange(
+            layer=state.layer,
+            magnitude_change=state.magnitude_change.mean().item(),
+            direction_change=state.direction_change.mean().item(),
+        )
+        for state in layer_states(model)
+    ]
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def _full_disk_as_storage_error(folder: Path) -> Iterator[None]:
+    """torch and safetensors report a full disk each in their own way."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = shutil.disk_usage(folder).free < 1 << 20
+        if full or "No space left" in str(error) or "file write failed" in str(error):
+            raise StorageError(
+                f"No space is left for {folder} ({error}). Free some and run the same command "
+                "again: training goes on from the last complete checkpoint."
+            ) from error
+        raise

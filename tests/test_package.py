@@ -1,0 +1,66 @@
+"""The public face: names, versions, what an import costs, sizes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import doratune
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_public_names() -> None:
+    assert doratune.__all__ == [
+        "FastDoraSummary",
+        "__version__",
+        "disable_fast_dora",
+        "enable_fast_dora",
+        "load_adapter",
+    ]
+    assert all(getattr(doratune, name) is not None for name in doratune.__all__)
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == doratune.__version__
+
+
+def imported_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*(m for m in sys.modules if '.' not in m))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.split())
+
+
+def test_import_is_light() -> None:
+    heavy = {"torch", "peft", "transformers", "triton", "pydantic", "numpy"}
+    assert not imported_after("import doratune") & heavy
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    assert not imported_after("import doratune.cli.main") & {"torch", "peft", "transformers", "trl"}
+
+
+def test_the_fast_layers_need_only_the_core_packages() -> None:
+    """Core is torch, peft and safetensors, with what these bring along."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['trl', 'datasets', 'rich', 'typer', 'pydantic', 'sklearn', 'scipy'])); "
+    assert "torch" in imported_after(
+        blocked + "from doratune import enable_fast_dora, load_adapter"
+    )
+
+
+def test_files_are_short() -> None:
+    for folder in ("src", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            lines = len(path.read_text().splitlines())
+            assert lines <= 500, f"{path} has {lines} lines; split it where a natural seam is"
+
+
+def test_no_todo_without_an_anchor() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text()), path
