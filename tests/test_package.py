@@ -48,9 +48,10 @@ def test_the_command_line_starts_without_torch() -> None:
 
 def test_the_fast_layers_need_only_the_core_packages() -> None:
     """Core is torch, peft and safetensors, with what these bring along."""
-    blocked = "import sys; sys.modules.update(dict.fromkeys(['trl', 'datasets', 'rich', 'typer', 'pydantic', 'sklearn', 'scipy'])); "
+    others = ["trl", "datasets", "rich", "typer", "pydantic", "sklearn", "scipy"]
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({others}))"
     assert "torch" in imported_after(
-        blocked + "from doratune import enable_fast_dora, load_adapter"
+        f"{blocked}; from doratune import enable_fast_dora, load_adapter"
     )
 
 

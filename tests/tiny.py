@@ -66,7 +66,9 @@ def tiny_model(seed: int = 0, **config: object) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**settings, **config})).eval()
 
 
-def save_tiny(path: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **config: object) -> Path:
+def save_tiny(
+    path: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **config: object
+) -> Path:
     """Writes model and tokenizer as an ordinary checkpoint folder."""
     tiny_model(seed, **config).to(dtype).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)

@@ -7,9 +7,10 @@
     ├── DependencyError(ImportError) 5   an optional package is missing
     ├── AdapterError(ValueError)     6   an adapter is incomplete, malformed or made for another base
     ├── ModelError(ValueError)       7   a base model cannot be had, read or adapted as asked
-    └── StorageError(OSError)        8   a run folder cannot be read or written
+    ├── StorageError(OSError)        8   a run folder cannot be read or written
+    └── Interrupted                130   Ctrl-C
 
-Exit code 0 is success, 130 is Ctrl-C. A message says what was found, what was expected, and what to do.
+Exit code 0 is success. A message says what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -61,3 +62,9 @@ class StorageError(DoratuneError, OSError):
     """A run folder cannot be read or written."""
 
     exit_code = 8
+
+
+class Interrupted(DoratuneError):  # noqa: N818 - InterruptedError is a built-in
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130

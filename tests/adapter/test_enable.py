@@ -33,9 +33,7 @@ def test_a_fresh_adapter_changes_no_bit_of_the_logits(base: type[nn.Module]) -> 
 def test_peft_alone_changes_bf16_logits() -> None:
     """The reason for resetting untrained magnitudes; when this fails, PEFT has been mended."""
     plain = tiny_model().to(torch.bfloat16)
-    assert not torch.equal(
-        with_dora(plain, trained=False)(tokens()).logits, plain(tokens()).logits
-    )
+    assert not torch.equal(with_dora(plain, trained=False)(tokens()).logits, plain(tokens()).logits)
 
 
 @pytest.mark.parametrize("base", [llama_with_bias, gpt2], ids=["Linear", "Conv1D"])
@@ -105,7 +103,9 @@ def test_enabling_twice_is_enabling_once() -> None:
 
 def test_summary_names_what_is_left_to_peft() -> None:
     model = with_dora(
-        tiny_model(tie_word_embeddings=False), trained=False, target_modules=["q_proj", "embed_tokens"]
+        tiny_model(tie_word_embeddings=False),
+        trained=False,
+        target_modules=["q_proj", "embed_tokens"],
     )
     summary = enable_fast_dora(model)
     assert [name.rpartition(".")[2] for name in summary.fast] == ["q_proj", "q_proj"]
@@ -130,7 +130,7 @@ def test_trained_magnitudes_are_kept() -> None:
     magnitude = _lora_modules(model)[0].lora_magnitude_vector["default"].weight
     magnitude.data.mul_(1.05)  # as after steps in which only magnitudes were trained
     before = magnitude.clone()
-    assert enable_fast_dora(model).num_magnitudes_reset == 0
+    assert enable_fast_dora(model).num_magnitudes_reset == 13, "all the others"
     assert torch.equal(magnitude, before)
 
 
@@ -202,7 +202,7 @@ def test_a_hook_sees_the_base_result_unchanged() -> None:
     x, kept = torch.randn(4, 32), []
     layer.base_layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     layer(x)
-    assert torch.equal(kept[-1], nn.functional.linear(x, layer.base_layer.weight)), "or overwritten"
+    assert torch.equal(kept[0], nn.functional.linear(x, layer.base_layer.weight))
 
 
 def _lora_modules(model: nn.Module) -> list[nn.Module]:

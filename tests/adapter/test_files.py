@@ -54,7 +54,11 @@ def test_reads_what_peft_wrote(adapter: Path) -> None:
 
 def test_rslora_patterns_and_conv1d(tmp_path: Path) -> None:
     with_dora(
-        gpt2(), trained=True, use_rslora=True, rank_pattern={"c_proj": 9}, alpha_pattern={"c_proj": 3}
+        gpt2(),
+        trained=True,
+        use_rslora=True,
+        rank_pattern={"c_proj": 9},
+        alpha_pattern={"c_proj": 3},
     ).save_pretrained(tmp_path)
     layers = read_adapter(tmp_path).layers
     assert layers["transformer.h.0.mlp.c_proj"].scaling == pytest.approx(1.0)
@@ -103,7 +107,7 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     ),
     "another method": (
         lambda t: t.update({f"{Q}.lora_C.weight": torch.ones(1)}),
-        "holds .*q_proj.lora_C.weight, which is no tensor of a linear",
+        r"holds .*q_proj.lora_C.weight, which is no tensor of a linear",
     ),
     "nothing": (lambda t: t.clear(), "holds no lora_A or lora_B tensor"),
 }
@@ -119,7 +123,9 @@ def test_faulty_tensors_are_refused(adapter: Path, fault: str) -> None:
 
 def test_magnitudes_that_the_config_denies_are_refused(adapter: Path) -> None:
     edit_config(adapter, use_dora=False)
-    with pytest.raises(AdapterError, match="there is a lora_magnitude_vector, but .* use_dora false"):
+    with pytest.raises(
+        AdapterError, match=r"there is a lora_magnitude_vector, but .* use_dora false"
+    ):
         load_adapter(tiny_model(), adapter)
 
 
@@ -140,7 +146,9 @@ def test_faulty_configs_are_refused(adapter: Path, values: dict[str, object], me
 def test_broken_files_are_refused(adapter: Path, tmp_path: Path) -> None:
     file = adapter / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(AdapterError, match=r"adapter_model.safetensors cannot be read: .*complete copy"):
+    with pytest.raises(
+        AdapterError, match=r"adapter_model.safetensors cannot be read: .*complete copy"
+    ):
         read_adapter(adapter)
     file.rename(adapter / "adapter_model.bin")
     with pytest.raises(AdapterError, match=r"adapter_model.bin is a pickle file"):
@@ -156,13 +164,19 @@ def test_broken_files_are_refused(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_another_architecture_is_refused(adapter: Path) -> None:
-    with pytest.raises(AdapterError, match=r"adapts the layer model.layers.0.mlp.down_proj, which this GPT2"):
+    with pytest.raises(
+        AdapterError, match=r"adapts the layer model.layers.0.mlp.down_proj, which this GPT2"
+    ):
         load_adapter(gpt2(), adapter)
-    with pytest.raises(AdapterError, match=r"fits a weight of shape \(32, 48\), but .* has \(32, 56\)"):
+    with pytest.raises(
+        AdapterError, match=r"fits a weight of shape \(32, 48\), but .* has \(32, 56\)"
+    ):
         load_adapter(tiny_model(intermediate_size=56), adapter)
 
 
-def test_another_base_of_the_same_shape_is_refused(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_another_base_of_the_same_shape_is_refused(
+    adapter: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     AdapterOrigin(
         method="dora",
         base_source="the/base",
@@ -174,5 +188,7 @@ def test_another_base_of_the_same_shape_is_refused(adapter: Path, tiny_base: Pat
     model = load_tuned(tiny_base, adapter)
     assert model(tokens()).logits.shape == (3, 17, 400)
     other = save_tiny(tmp_path / "other", seed=1)
-    with pytest.raises(AdapterError, match=f"was trained on the/base with fingerprint .* {other} has"):
+    with pytest.raises(
+        AdapterError, match=f"was trained on the/base with fingerprint .* {other} has"
+    ):
         load_tuned(other, adapter)

@@ -18,9 +18,7 @@ NAMES = ("x", "A", "B", "m")
 def fast(layer: Layer, x: Tensor, dropout_p: float = 0.0) -> Tensor:
     norm = weight_norm(layer.base, layer.A, layer.B, SCALING)
     result = F.linear(x, layer.W, layer.bias)
-    return dora_linear(
-        result, x, layer.A, layer.B, layer.m, norm, SCALING, layer.bias, dropout_p
-    )
+    return dora_linear(result, x, layer.A, layer.B, layer.m, norm, SCALING, layer.bias, dropout_p)
 
 
 def plain(layer: Layer, x: Tensor, dropped: Tensor) -> Tensor:
@@ -33,9 +31,7 @@ def plain(layer: Layer, x: Tensor, dropped: Tensor) -> Tensor:
 
 
 def leaves(layer: Layer, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Layer, Tensor]:
-    copies = [
-        t.detach().to(dtype or t.dtype).clone().requires_grad_() for t in (x, *layer[1:4])
-    ]
+    copies = [t.detach().to(dtype or t.dtype).clone().requires_grad_() for t in (x, *layer[1:4])]
     return layer._replace(A=copies[1], B=copies[2], m=copies[3]), copies[0]
 
 
@@ -53,16 +49,16 @@ def check(layer: Layer, x: Tensor, dropped_share: float = 0.0) -> None:
     torch.manual_seed(7)
     found = fast(a, xa, dropped_share)
     usual = plain(b, xb, xb * keep)
-    exact = reference.dora_linear(
-        xc, c.W, c.A, c.B, c.m, SCALING, c.bias, xc * keep.double()
-    )
+    exact = reference.dora_linear(xc, c.W, c.A, c.B, c.m, SCALING, c.bias, xc * keep.double())
     dy = torch.randn(found.shape, generator=torch.Generator().manual_seed(3)).to(found.dtype)
     found.backward(dy)
     usual.backward(dy)
     exact.backward(dy.double())
     assert found.dtype == x.dtype
     assert_as_accurate("y", found, usual, exact, x.dtype)
-    for name, *three in zip(NAMES, gradients(a, xa), gradients(b, xb), gradients(c, xc), strict=True):
+    for name, *three in zip(
+        NAMES, gradients(a, xa), gradients(b, xb), gradients(c, xc), strict=True
+    ):
         assert_as_accurate(f"d{name}", *three, x.dtype)
     assert a.m.grad is not None
     assert a.m.grad.dtype == torch.float32
@@ -105,7 +101,9 @@ def test_empty_batch() -> None:
 
 
 def test_leading_dimensions_and_strides() -> None:
-    layer, flat = leaves(random_layer(6, 5, 2, torch.float32, bias=True), tokens(12, 5, torch.float32))
+    layer, flat = leaves(
+        random_layer(6, 5, 2, torch.float32, bias=True), tokens(12, 5, torch.float32)
+    )
     strided = flat.view(3, 4, 5).transpose(0, 1)
     y = fast(layer, strided)
     y.transpose(0, 1).backward(torch.ones(3, 4, 6))

@@ -58,17 +58,17 @@ def test_a_stage_that_fails_is_not_up_to_date(run: RunFolder) -> None:
 
 
 def test_two_commands_in_one_folder(run: RunFolder) -> None:
+    other = RunFolder(run.path).locked()
     with run.locked(), pytest.raises(StorageError, match=f"Another doratune .* {run.path}"):
-        with RunFolder(run.path).locked():
-            pass
+        other.__enter__()
 
 
 def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "old")
-    with pytest.raises(KeyError), replacing(path) as temporary:
+    with pytest.raises(KeyError, match="gone"), replacing(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
-        raise KeyError
+        raise KeyError("gone")
     assert path.read_text() == "old"
     folder = tmp_path / "folder"
     for text in ("one", "two"):
@@ -113,5 +113,7 @@ def test_a_record_that_does_not_fit_its_schema_is_refused(tmp_path: Path) -> Non
     with pytest.raises(StorageError, match=r"verify.json cannot be read: No such file"):
         VerifyFile.read(path)
     path.write_text('{"passed": "perhaps", "extra": 1}')
-    with pytest.raises(StorageError, match=r"passed: Input should be a valid boolean.*extra: Extra"):
+    with pytest.raises(
+        StorageError, match=r"passed: Input should be a valid boolean.*extra: Extra"
+    ):
         VerifyFile.read(path)

@@ -28,7 +28,7 @@ DTYPES = ["float32", "bfloat16", "float16"]
 LAYER = "model.layers.1.mlp.down_proj"
 
 
-def random_layer(O: int, I: int) -> tuple[torch.Tensor, LayerDelta]:  # noqa: E741
+def random_layer(O: int, I: int) -> tuple[torch.Tensor, LayerDelta]:
     """A layer after a short training: V near W, and g within 0.98 and 1.02."""
     torch.manual_seed(0)
     W_OI = 0.05 * torch.randn(O, I)

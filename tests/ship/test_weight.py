@@ -7,7 +7,7 @@ from doratune.adapter import LayerDelta
 from doratune.ship.weight import merged_weight
 
 
-def delta_of(O: int, I: int, R: int, *, dora: bool = True, transposed: bool = False):  # noqa: E741
+def delta_of(O: int, I: int, R: int, *, dora: bool = True, transposed: bool = False):
     torch.manual_seed(0)
     W_OI, A_RI, B_OR = torch.randn(O, I), torch.randn(R, I), 0.3 * torch.randn(O, R)
     m_O = torch.rand(O) + 0.5 if dora else None
@@ -15,7 +15,7 @@ def delta_of(O: int, I: int, R: int, *, dora: bool = True, transposed: bool = Fa
 
 
 @pytest.mark.parametrize(("O", "I", "R"), [(1, 1, 1), (63, 100, 7), (300, 1000, 16)])
-def test_rows_have_the_direction_of_v_and_the_norm_m(O: int, I: int, R: int) -> None:  # noqa: E741
+def test_rows_have_the_direction_of_v_and_the_norm_m(O: int, I: int, R: int) -> None:
     W_OI, delta = delta_of(O, I, R)
     V_OI = W_OI.double() + 1.5 * delta.B.double() @ delta.A.double()
     expected = delta.magnitude.double()[:, None] * V_OI / V_OI.square().sum(1, keepdim=True).sqrt()

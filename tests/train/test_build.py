@@ -22,7 +22,11 @@ def test_dora_on_all_linear_layers(tiny_base: Path) -> None:
     model, fast = build_model(recipe(), tiny_base)
     assert len(fast.fast) == 14
     assert fast.left_to_peft == {}
-    trainable = {n.split(".")[-2 if "weight" in n else -1] for n, p in model.named_parameters() if p.requires_grad}
+    trainable = {
+        n.split(".")[-2 if "weight" in n else -1]
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
     assert trainable == {"default"}
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (16, 32, 0.05)
@@ -52,17 +56,18 @@ def test_full_fine_tuning_is_in_float32_unless_told(tmp_path: Path) -> None:
 def test_a_target_that_matches_nothing(tiny_base: Path) -> None:
     wrong = recipe(adapter={"target_modules": ["q_proj", "v_projj"]})
     with pytest.raises(
-        ModelError, match=r"'v_projj' matches no linear layer .* Did you mean 'v_proj' \(2 layers\)\?"
+        ModelError,
+        match=r"'v_projj' matches no linear layer .* Did you mean 'v_proj' \(2 layers\)\?",
     ):
         build_model(wrong, tiny_base)
-    with pytest.raises(ModelError, match=r"'xyzzy' matches no .* There are down_proj, gate_proj, k_"):
+    with pytest.raises(
+        ModelError, match=r"'xyzzy' matches no .* There are down_proj, gate_proj, k_"
+    ):
         build_model(recipe(adapter={"target_modules": ["xyzzy"]}), tiny_base)
 
 
 def test_steps_are_counted_as_the_trainer_does() -> None:
-    section = recipe(
-        train={"batch_size": 4, "gradient_accumulation_steps": 3, "epochs": 2.0}
-    ).train
+    section = recipe(train={"batch_size": 4, "gradient_accumulation_steps": 3, "epochs": 2.0}).train
     assert num_steps(section, 50) == 2 * 5  # 13 batches, 5 steps an epoch
     assert num_steps(section.model_copy(update={"max_steps": 7}), 50) == 7
     assert num_steps(section.model_copy(update={"epochs": 0.5}), 50) == 3

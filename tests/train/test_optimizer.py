@@ -29,7 +29,9 @@ def test_magnitudes_have_a_group_of_their_own_without_decay() -> None:
 
 def test_magnitudes_below_float32_are_an_error() -> None:
     model = with_dora(tiny_model(), trained=False).to(torch.bfloat16)
-    with pytest.raises(TypeError, match=r"lora_magnitude_vector.* is torch.bfloat16; magnitudes are"):
+    with pytest.raises(
+        TypeError, match=r"lora_magnitude_vector.* is torch.bfloat16; magnitudes are"
+    ):
         build_optimizer(model, TrainSection(), num_steps=10)
 
 
@@ -73,7 +75,5 @@ def test_magnitude_warmup_is_on_top_of_the_schedule() -> None:
         optimizer.step()
         scheduler.step()
     assert [a for a, _ in rates] == pytest.approx([1 - s / 10 for s in range(10)])
-    assert [m for _, m in rates] == pytest.approx(
-        [(1 - s / 10) * min(1, s / 5) for s in range(10)]
-    )
+    assert [m for _, m in rates] == pytest.approx([(1 - s / 10) * min(1, s / 5) for s in range(10)])
     assert math.isclose(rates[0][1], 0.0)

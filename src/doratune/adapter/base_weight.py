@@ -18,23 +18,22 @@ def is_dense(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def norm_squared(layer: nn.Module) -> Tensor:
+def norm_squared(layer: nn.Linear) -> Tensor:
     """``‖W‖²`` of every output feature of a dense layer, (out_features,), float32; one read of W."""
     weight = _weight_OI(layer)
     rows = max(1, CHUNK_ELEMENTS // max(1, weight.shape[1]))
     return torch.cat([chunk.float().square().sum(1) for chunk in weight.split(rows)])
 
 
-def base_weight(layer: nn.Module, norm_squared_O: Tensor) -> BaseWeight:
+def base_weight(layer: nn.Linear, norm_squared_O: Tensor) -> BaseWeight:
     """The weight of a dense layer, of which ``norm_squared`` has been taken before."""
 
     def project(A_RI: Tensor) -> Tensor:
-        product_RO = layer(A_RI.to(layer.weight.dtype))
+        product_RO: Tensor = layer(A_RI.to(layer.weight.dtype))
         return product_RO if layer.bias is None else product_RO - layer.bias
 
     return BaseWeight(norm_squared_O, project, lambda index_K: _weight_OI(layer)[index_K])
 
 
-def _weight_OI(layer: nn.Module) -> Tensor:
-    weight: Tensor = layer.weight
-    return weight.T if isinstance(layer, Conv1D) else weight
+def _weight_OI(layer: nn.Linear) -> Tensor:
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight

@@ -61,9 +61,7 @@ def enable_fast_dora(model: nn.Module) -> FastDoraSummary:
             if reason := _why_not(module, adapter_name, variant):
                 summary.left_to_peft.setdefault(reason, []).append(name)
                 continue
-            replaced = (
-                variant.replaced if isinstance(variant, FastDoraLinearVariant) else variant
-            )
+            replaced = variant.replaced if isinstance(variant, FastDoraLinearVariant) else variant
             fast = FastDoraLinearVariant(module, replaced)
             module.lora_variant[adapter_name] = fast
             num_reset += _reset_magnitude_if_untrained(module, adapter_name, fast)

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -78,17 +77,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AdapterError(
-            f"{path} is no adapter folder: it has no adapter_config.json."
-        ) from None
+        raise AdapterError(f"{path} is no adapter folder: it has no adapter_config.json.") from None
     except (OSError, ValueError) as error:
         raise AdapterError(f"{file} cannot be read: {error}.") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise AdapterError(f"{file} says peft_type {found!r}; expected 'LORA', which includes DoRA.")
+        raise AdapterError(
+            f"{file} says peft_type {found!r}; expected 'LORA', which includes DoRA."
+        )
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float) or config[key] <= 0:
-            raise AdapterError(f"{file} says {key} {config.get(key)!r}; expected a positive number.")
+            raise AdapterError(
+                f"{file} says {key} {config.get(key)!r}; expected a positive number."
+            )
     return config
 
 
@@ -144,7 +145,9 @@ def _check(path: Path, config: dict[str, Any], layer: str, found: dict[str, Tens
         magnitude = magnitude.float()
     for name, tensor in found.items():
         if not tensor.isfinite().all():
-            raise fail(f"{name} holds values that are not finite. Training diverged, or the file is damaged.")
+            raise fail(
+                f"{name} holds values that are not finite. Training diverged, or the file is damaged."
+            )
     if magnitude is not None and not magnitude.any():
         raise fail("every magnitude is zero, which makes the layer's output zero.")
     alpha = _pattern(config.get("alpha_pattern"), layer, config["lora_alpha"])

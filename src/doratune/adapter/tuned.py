@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 ORIGIN = "doratune.json"
 
 
-def load_tuned(base_path: Path, adapter_path: Path, dtype: str = "auto") -> PreTrainedModel | PeftModel:
+def load_tuned(
+    base_path: Path, adapter_path: Path, dtype: str = "auto"
+) -> PreTrainedModel | PeftModel:
     """The fine-tuned model of a run: base and adapter, or the whole model of a full fine-tuning.
 
     Args:

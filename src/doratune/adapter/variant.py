@@ -38,7 +38,7 @@ class FastDoraLinearVariant(DoraLinearVariant):
         self, module: Linear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
     ) -> Tensor:
         """The layer's output; see `doratune.ops.dora_linear`. Writes into ``result``."""
-        base_layer: nn.Module = module.get_base_layer()
+        base_layer: nn.Linear = module.get_base_layer()
         if base_layer._forward_hooks:
             result = result.clone()  # a hook may have kept the base result
         return dora_linear(

@@ -13,7 +13,9 @@ from doratune.recipe import copy_recipe, shipped_recipes
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(help="Shipped recipe; lists them when left out.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Shipped recipe; lists them when left out.")
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="File to write; NAME.yaml by default.")] = None,
 ) -> None:
     """Copy a shipped recipe, or list them."""
@@ -27,4 +29,6 @@ def init(
         return
     target = to or Path(f"{name}.yaml")
     copy_recipe(name, target)
-    console.print(f"Wrote {target}. Edit it, then: doratune check {target} && doratune run {target}")
+    console.print(
+        f"Wrote {target}. Edit it, then: doratune check {target} && doratune run {target}"
+    )

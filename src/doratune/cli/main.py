@@ -56,11 +56,6 @@ def main() -> None:
         app()
     except DoratuneError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail(
-            "Interrupted. Nothing finished is lost: the same command goes on where this one stopped.",
-            130,
-        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

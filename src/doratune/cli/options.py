@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from doratune.errors import Interrupted
 from doratune.recipe import Recipe, load_recipe, write_recipe
 from doratune.record.environment import read_environment
 from doratune.record.files import digest_json
@@ -31,13 +32,23 @@ def read_target(target: Path, runs: Path) -> tuple[Recipe, RunFolder]:
 
 @contextmanager
 def opened(recipe: Recipe, run: RunFolder) -> Iterator[None]:
-    """Holds the run folder, with the resolved recipe, environment and record in it."""
+    """Holds the run folder, with the resolved recipe, environment and record in it.
+
+    Raises:
+        Interrupted: The user pressed Ctrl-C.
+    """
     with run.locked():
         digest = digest_json(recipe.model_dump(mode="json"))
         stages = RecordFile.read(run.record).stages if run.record.exists() else {}
         write_recipe(run.recipe, recipe)
         read_environment().write(run.environment)
-        RecordFile(
-            name=recipe.name, recipe_digest=digest, seed=recipe.seed, stages=stages
-        ).write(run.record)
-        yield
+        RecordFile(name=recipe.name, recipe_digest=digest, seed=recipe.seed, stages=stages).write(
+            run.record
+        )
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(
+                "Interrupted. Nothing finished is lost: the same command goes on where this one "
+                "stopped."
+            ) from interrupt

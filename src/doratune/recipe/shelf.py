@@ -16,7 +16,9 @@ _SHELF = resources.files("doratune.recipe") / "shipped"
 def shipped_recipes() -> dict[str, str]:
     """Name and first comment line of each shipped recipe."""
     return {
-        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
+        .splitlines()[0]
+        .lstrip("# ")
         for entry in sorted(_SHELF.iterdir(), key=lambda e: e.name)
         if entry.name.endswith(".yaml")
     }

@@ -41,7 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(temporary)
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"{path} could not be written: {error}. Nothing was left behind.") from error
+        raise StorageError(
+            f"{path} could not be written: {error}. Nothing was left behind."
+        ) from error
     except BaseException:
         _remove(temporary)
         raise
@@ -80,7 +82,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             lines = file.read().removesuffix("\n").split("\n")
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
-    rows = []
+    rows: list[dict[str, Any]] = []
     if lines == [""]:
         return rows
     for number, line in enumerate(lines, 1):

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
@@ -19,7 +19,9 @@ from doratune.recipe import Recipe
 from doratune.recipe.schema import AdapterSection
 
 
-def build_model(recipe: Recipe, base_path: Path) -> tuple[nn.Module, FastDoraSummary]:
+def build_model(
+    recipe: Recipe, base_path: Path
+) -> tuple[PreTrainedModel | PeftModel, FastDoraSummary]:
     """Loads the base and puts a fresh adapter on it, or unfreezes it for ``method: full``.
 
     Full fine-tuning keeps float32 weights unless the recipe names another precision: updates of the

@@ -24,7 +24,9 @@ def build_optimizer(
     Returns:
         The optimizer, whose first group is the matrices, and the scheduler.
     """
-    matrices, vectors, magnitudes = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    magnitudes: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -35,12 +37,16 @@ def build_optimizer(
         else:
             (matrices if parameter.ndim > 1 else vectors).append(parameter)
     lr = section.learning_rate
-    magnitude_lr = lr if section.magnitude_learning_rate is None else section.magnitude_learning_rate
+    magnitude_lr = (
+        lr if section.magnitude_learning_rate is None else section.magnitude_learning_rate
+    )
     shape = schedule(section, num_steps)
     rise = max(1, math.ceil(section.magnitude_warmup_share * num_steps))
 
     def magnitude_shape(step: int) -> float:
-        return shape(step) * min(1.0, step / rise) if section.magnitude_warmup_share else shape(step)
+        return (
+            shape(step) * min(1.0, step / rise) if section.magnitude_warmup_share else shape(step)
+        )
 
     groups = [
         (matrices, lr, section.weight_decay, shape),

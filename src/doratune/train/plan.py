@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from peft import get_peft_model
-from torch import nn
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel
 
 from doratune.base import load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
@@ -50,7 +50,10 @@ def num_steps(section: TrainSection, num_examples: int) -> int:
 
 
 def plan_training(
-    model: nn.Module, section: TrainSection, lengths: list[int], peak_tokens: int | None = None
+    model: PreTrainedModel | PeftModel,
+    section: TrainSection,
+    lengths: list[int],
+    peak_tokens: int | None = None,
 ) -> TrainPlan:
     """Counts steps, tokens, parameters and bytes.
 
@@ -77,7 +80,7 @@ def plan_training(
     )
 
 
-def _activation_bytes(model: nn.Module, section: TrainSection) -> int:
+def _activation_bytes(model: PreTrainedModel | PeftModel, section: TrainSection) -> int:
     """Bytes kept for the backward pass per token: inputs and outputs of every linear layer.
 
     With gradient checkpointing one block's worth is kept, plus the input of every block.
@@ -98,10 +101,8 @@ def plan_recipe(run: RunFolder, recipe: Recipe) -> TrainPlan:
     """
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
     renderer = Renderer(load_tokenizer(base_path), recipe.data.template)
-    lengths = [
-        len(renderer.example(e.messages).input_ids) for e in read_examples(run, "train")
-    ]
-    model: nn.Module = empty_model(base_path)
+    lengths = [len(renderer.example(e.messages).input_ids) for e in read_examples(run, "train")]
+    model: PreTrainedModel | PeftModel = empty_model(base_path)
     if recipe.adapter.method != "full":
         check_targets(model, recipe.adapter)
         with torch.device("meta"):

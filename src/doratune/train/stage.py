@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from doratune import __version__
-from doratune.adapter import FastDoraSummary, layer_states
+from doratune.adapter import layer_states
 from doratune.adapter.tuned import ORIGIN
 from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
@@ -204,12 +204,13 @@ def _peak_memory() -> int:
 
 @contextmanager
 def _full_disk_as_storage_error(folder: Path) -> Iterator[None]:
-    """torch and safetensors report a full disk each in their own way."""
+    """Torch and safetensors report a full disk each in their own way."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         full = shutil.disk_usage(folder).free < 1 << 20
-        if full or "No space left" in str(error) or "file write failed" in str(error):
+        signs = ("No space left", "File too large", "inline_container")
+        if full or any(sign in str(error) for sign in signs):
             raise StorageError(
                 f"No space is left for {folder} ({error}). Free some and run the same command "
                 "again: training goes on from the last complete checkpoint."

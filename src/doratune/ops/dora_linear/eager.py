@@ -50,7 +50,8 @@ def dora_linear(
         (..., O) in the dtype of ``base_result``, in its memory. With ``B = 0`` and ``m = n`` it is
         ``base_result`` bit for bit.
     """
-    return _DoraLinear.apply(base_result, x, A_RI, B_OR, m_O, n_O, scaling, bias_O, dropout_p)
+    arguments = (base_result, x, A_RI, B_OR, m_O, n_O, scaling, bias_O, dropout_p)
+    return _DoraLinear.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def mag_norm_scale(m_O: Tensor, n_O: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +105,19 @@ class _DoraLinear(torch.autograd.Function):
 
         y = y_TO.view(base_result.shape)
         ctx.save_for_backward(
-            x_TI, keep_TI, A_RI_cast, gB_OR, h_TR, y, m_O, n_O, g_O, zero_O, bias_O, small_K, unscaled_TK
+            x_TI,
+            keep_TI,
+            A_RI_cast,
+            gB_OR,
+            h_TR,
+            y,
+            m_O,
+            n_O,
+            g_O,
+            zero_O,
+            bias_O,
+            small_K,
+            unscaled_TK,
         )
         ctx.scaling, ctx.dropout_p = scaling, dropout_p
         ctx.x_shape, ctx.x_dtype = x.shape, x.dtype

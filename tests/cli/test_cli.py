@@ -1,0 +1,319 @@
+"""The command line as a user meets it: a whole run on a tiny model, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from doratune.cli.main import app, main
+from doratune.record.schemas import EvalFile, RecordFile, VerifyFile
+from tests.adapter.models import tokens
+from tests.tiny import save_tiny
+
+COMMANDS = {
+    "quickstart": {"--runs"},
+    "init": {"--to"},
+    "run": {"--runs"},
+    "check": set(),
+    "data": {"--runs"},
+    "train": {"--runs"},
+    "eval": {"--runs"},
+    "merge": {"--runs"},
+    "verify": {"--runs"},
+    "report": {"--runs"},
+}
+
+
+class Place:
+    """A folder with a recipe and data in it, and the command line at hand."""
+
+    def __init__(self, path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.path, self.capsys = path, capsys
+        self.data = path / "clauses.jsonl"
+        self.recipe = path / "tiny.yaml"
+        self.run = path / "runs" / "tiny"
+        rows = [
+            {"text": f"Clause {n}: {kind} of liability.", "label": label}
+            for n in range(30)
+            for kind, label in (("limit", "capped"), ("exclusion", "excluded"))
+        ]
+        self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.recipe.write_text(
+            f"name: tiny\nmodel:\n  source: {base}\ndata:\n  source: {self.data}\n"
+            "adapter:\n  r: 4\n  lora_alpha: 8\n"
+            "train:\n  max_steps: 6\n  batch_size: 4\n  learning_rate: 5e-3\n"
+            "verify:\n  num_prompts: 2\n"
+        )
+
+    def __call__(self, *arguments: object) -> SimpleNamespace:
+        """Runs a command; its exit code and what it printed, white space folded."""
+        self.capsys.readouterr()
+        argv, sys.argv = sys.argv, ["doratune", *map(str, arguments)]
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            sys.argv = argv
+        out, err = self.capsys.readouterr()
+        return SimpleNamespace(code=code, out=" ".join(out.split()), err=" ".join(err.split()))
+
+    def edit(self, old: str, new: str) -> None:
+        """Changes the recipe."""
+        text = self.recipe.read_text()
+        assert old in text
+        self.recipe.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    tiny_base: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Place:
+    monkeypatch.chdir(tmp_path)
+    return Place(tmp_path, tiny_base, capsys)
+
+
+def test_the_surface() -> None:
+    """A new command or option edits this file."""
+    found = {}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        parameters = command.callback.__annotations__
+        found[name] = {f"--{p}" for p in parameters if p in ("runs", "to")}
+        assert parameters.keys() <= {"recipe", "name", "to", "runs", "return"}
+    assert found == COMMANDS
+
+
+def test_a_whole_run_and_then_nothing_to_do(place: Place) -> None:
+    first = place("run", place.recipe)
+    assert first.code == 0, first.err
+    assert "Difference on the same examples" in first.out
+    figures = EvalFile.read(place.run / "eval" / "test.json")
+    assert figures.base.accuracy is not None
+    assert figures.tuned.accuracy is not None
+    verify = VerifyFile.read(place.run / "verify.json")
+    assert verify.passed
+    stages = RecordFile.read(place.run / "record.json").stages
+    assert list(stages) == ["data", "train", "eval", "merge", "verify", "report"]
+    assert "<script" not in (place.run / "report.html").read_text()
+
+    merged = AutoModelForCausalLM.from_pretrained(place.run / "merged")
+    assert merged(tokens()).logits.shape == (3, 17, 400)
+
+    again = place("run", place.recipe)
+    assert again.code == 0
+    assert again.err.count("is up to date; nothing to do") == 6
+    assert RecordFile.read(place.run / "record.json").stages == stages
+
+    place.edit("num_prompts: 2", "num_prompts: 3")
+    third = place("run", place.recipe)
+    assert re.findall(r"(\w+) done", third.err) == ["verify", "report"]
+    from_folder = place("eval", place.run)
+    assert "eval is up to date" in from_folder.err
+
+
+def test_check_writes_nothing_and_says_what_training_takes(place: Place) -> None:
+    before = sorted(place.path.rglob("*"))
+    checked = place("check", place.recipe)
+    assert checked.code == 0, checked.err
+    assert "6 optimizer steps over" in checked.err
+    assert sorted(place.path.rglob("*")) == before
+
+
+def test_init_lists_and_copies(place: Place) -> None:
+    listed = place("init")
+    for name in ("quickstart", "clauses", "commonsense", "alpaca", "chat"):
+        assert name in listed.out
+    assert place("init", "clauses").code == 0
+    assert (place.path / "clauses.yaml").exists()
+    again = place("init", "clauses")
+    assert (again.code, "clauses.yaml exists and is left as it is" in again.err) == (2, True)
+    wrong = place("init", "claus")
+    assert wrong.code == 2
+    assert "There is no shipped recipe 'claus'. There are: alpaca" in wrong.err
+
+
+FAULTS: dict[str, tuple[Callable[[Place], object], int, str]] = {
+    "unknown key": (
+        lambda p: p.edit("  r: 4", "  rank: 4"),
+        2,
+        r"tiny.yaml:7: adapter.rank is not a known key",
+    ),
+    "misspelt key": (
+        lambda p: p.edit("batch_size", "batchsize"),
+        2,
+        r"tiny.yaml:11: train.batchsize is not a known key; did you mean 'batch_size'\?",
+    ),
+    "no such recipe": (lambda p: p.recipe.unlink(), 2, r"There is no recipe '.*tiny.yaml'"),
+    "target that matches nothing": (
+        lambda p: p.edit("  r: 4", "  r: 4\n  target_modules: [q_projj]"),
+        7,
+        r"'q_projj' matches no linear layer .* Did you mean 'q_proj' \(2 layers\)",
+    ),
+    "missing data": (lambda p: p.data.unlink(), 3, r"clauses.jsonl"),
+    "empty data": (lambda p: p.data.write_text(""), 3, r"clauses.jsonl .*empty"),
+    "broken line": (
+        lambda p: p.data.write_text(p.data.read_text().replace("}\n", "}\n", 40) + '{"text": \n'),
+        3,
+        r"clauses.jsonl:61",
+    ),
+    "missing column": (
+        lambda p: p.edit("data:\n", "data:\n  format: classification\n  label_column: lable\n"),
+        3,
+        r"clauses.jsonl:1: column 'lable' .* did you mean 'label'\?",
+    ),
+    "label never trained on": (
+        lambda p: (
+            (p.path / "test.jsonl").write_text('{"text": "x", "label": "novel"}\n'),
+            p.edit("data:\n", "data:\n  test_source: test.jsonl\n"),
+        ),
+        3,
+        r"The label 'novel' stands at 1 examples of test.jsonl but nowhere in",
+    ),
+    "too long": (
+        lambda p: p.edit("data:\n", "data:\n  max_length: 20\n"),
+        3,
+        r"longer than data.max_length, 20 tokens; the longest, .*clauses.jsonl:\d+, has \d+",
+    ),
+    "no such model": (
+        lambda p: p.recipe.write_text(
+            re.sub("source: .*base", "source: ./nowhere", p.recipe.read_text())
+        ),
+        7,
+        r"nowhere",
+    ),
+    "truncated gzip": (
+        lambda p: (
+            (p.path / "d.jsonl.gz").write_bytes(gzip.compress(p.data.read_bytes())[:-20]),
+            p.edit(str(p.data), "d.jsonl.gz"),
+        ),
+        3,
+        r"d.jsonl.gz",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_before_training(place: Place, fault: str) -> None:
+    break_it, code, message = FAULTS[fault]
+    break_it(place)
+    result = place("run", place.recipe)
+    assert result.code == code, result.err
+    assert re.search(message, result.err), result.err
+    assert "Traceback" not in result.err
+    assert not (place.run / "adapter").exists()
+    assert not list(place.path.rglob("*.tmp"))
+
+
+def test_stages_out_of_order(place: Place) -> None:
+    result = place("merge", place.recipe)
+    assert result.code == 2
+    assert "has no adapter yet, which `merge` starts from. Run `doratune train` first" in result.err
+
+
+def test_an_adapter_that_lost_its_magnitudes_is_not_evaluated_or_merged(place: Place) -> None:
+    place("data", place.recipe)
+    place("train", place.recipe)
+    file = place.run / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({k: t for k, t in tensors.items() if "magnitude" not in k}, file)
+    for stage in ("eval", "merge"):
+        result = place(stage, place.recipe)
+        assert result.code == 6
+        assert "says use_dora, but there is no lora_magnitude_vector" in result.err
+    assert not (place.run / "merged").exists()
+
+
+def test_an_adapter_of_another_base_is_refused(place: Place, tmp_path: Path) -> None:
+    place("data", place.recipe)
+    place("train", place.recipe)
+    other = save_tiny(tmp_path / "other", seed=1)
+    place.recipe.write_text(re.sub("source: .*base", f"source: {other}", place.recipe.read_text()))
+    result = place("merge", place.recipe)
+    assert result.code == 6
+    assert "An adapter works on its own base only" in result.err
+
+
+def test_a_merge_that_is_not_the_sidecar_fails_with_its_own_code(place: Place) -> None:
+    place("run", place.recipe)
+    file = place.run / "merged" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1.01
+    save_file(tensors, file, metadata={"format": "pt"})
+    result = place("verify", place.recipe)
+    assert result.code == 4
+    assert "model.layers.1.mlp.up_proj" in result.err
+    assert not VerifyFile.read(place.run / "verify.json").passed
+
+
+def test_a_second_command_in_the_same_folder_is_refused(place: Place) -> None:
+    from doratune.record.run_folder import RunFolder
+
+    with RunFolder(place.run).locked():
+        result = place("data", place.recipe)
+    assert result.code == 8
+    assert "Another doratune command is working in" in result.err
+
+
+def doratune(
+    place: Place, *arguments: str, limit_bytes: int | None = None
+) -> subprocess.Popen[str]:
+    def limit() -> None:
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "doratune", *arguments],
+        cwd=place.path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        preexec_fn=limit,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_file_system_that_takes_no_more(place: Place) -> None:
+    """RLIMIT_FSIZE makes real writes fail as a full disk does, in the middle of a checkpoint."""
+    place.edit("max_steps: 6", "max_steps: 6\n  save_steps: 2")
+    place("data", place.recipe)
+    process = doratune(place, "run", str(place.recipe), limit_bytes=30_000)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 8, err
+    assert "Traceback" not in err
+    assert not (place.run / "adapter").exists()
+    assert place("run", place.recipe).code == 0, "and then it goes on"
+
+
+def test_ctrl_c(place: Place) -> None:
+    place.edit("max_steps: 6", "max_steps: 3000")
+    process = doratune(place, "run", str(place.recipe))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (place.run / "steps.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Interrupted. Nothing finished is lost" in err
+    assert "Traceback" not in err
+    assert not (place.run / "adapter").exists()
