@@ -55,8 +55,8 @@ def test_config(pair: tuple) -> None:
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100000.0
     assert (config["head_dim"], config["num_key_value_heads"], config["vocab_size"]) == (16, 2, 402)
     assert config["tie_word_embeddings"] is tied
+    assert config["dtype"] == "bfloat16"
     model = load_base(checkpoint)
-    assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == model.generation_config.pad_token_id == 1
 
 

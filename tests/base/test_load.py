@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from doratune.base import load_base, load_tokenizer
 from doratune.errors import ModelError
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
 def edit(file: Path, **changes: Any) -> None:
@@ -122,3 +122,14 @@ def test_damaged_tokenizer(base_copy: Path, text: str, message: str) -> None:
     (base_copy / "tokenizer.json").write_text(text)
     with pytest.raises(ModelError, match=rf"tokenizer in .*copy cannot be loaded \({message}"):
         load_tokenizer(base_copy)
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_float32_where_the_cpu_has_no_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, expected: str
+) -> None:
+    path = save_tiny(tmp_path / "base", torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("doratune.base.load._cpu_computes", lambda dtype: has_bf16)
+    assert str(load_base(path).dtype) == f"torch.{expected}"
+    assert str(load_base(path, "bfloat16").dtype) == "torch.bfloat16"

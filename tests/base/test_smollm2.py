@@ -63,7 +63,7 @@ def test_is_downloaded_and_converted_once(cache: Path, capsys: pytest.CaptureFix
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(resolve_base, [SOURCE, SOURCE])
     assert first == second == cache / "SmolLM2-135M-Instruct-Q4_1"
-    assert load_base(first).dtype == torch.bfloat16
+    assert load_base(first, "bfloat16").dtype == torch.bfloat16
     assert load_tokenizer(first).pad_token == "<|im_end|>"
     assert sorted(p.name for p in first.iterdir()) == [
         "config.json",

@@ -194,6 +194,7 @@ def train_file(num_steps: int = 264, num_layers: int = 30, **changes: object) ->
     fields: dict[str, object] = {
         "method": "dora",
         "base_fingerprint": digest_json("base"),
+        "dtype": "float32",
         "num_steps": num_steps,
         "num_trainable_parameters": 5_048_064,
         "num_parameters": 139_563_072,

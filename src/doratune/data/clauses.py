@@ -42,7 +42,7 @@ _KINDS: dict[tuple[str, str], str] = {
         "shall not exceed {sum}."
     ),
     ("mutual cap", "carve-out cap"): (
-        "Each party's liability {scope}, [including|except] for {matter}, shall not exceed {sum}."
+        "Each party's liability {scope}, [including|save] for {matter}, shall not exceed {sum}."
     ),
     ("mutual cap", "no cap"): (
         "The liability of each party {scope} is [|unlimited and not ]limited to {sum}."
