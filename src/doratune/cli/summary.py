@@ -22,8 +22,8 @@ def print_summary(run: RunFolder, recipe: Recipe) -> None:
         ("accuracy", "accuracy"),
         ("exact match", "exact_match"),
         ("macro-F1", "macro_f1"),
-        ("calibration error (ECE)", "ece"),
-        ("answer loss, nats per token", "answer_nll"),
+        ("calibration error", "ece"),
+        ("answer loss (nats/token)", "answer_nll"),
     ):
         base, tuned = getattr(figures.base, key), getattr(figures.tuned, key)
         if base is not None and tuned is not None:

@@ -16,6 +16,9 @@ from doratune.recipe.schema import TrainSection
 from doratune.record.run_folder import RunFolder
 from doratune.train.build import check_targets, empty_model, lora_config
 
+PROCESS_BYTES = 700 << 20
+"""Python with torch, transformers and TRL, before any weight is there."""
+
 
 @dataclass(frozen=True)
 class TrainPlan:
@@ -76,19 +79,21 @@ def plan_training(
         num_steps=num_steps(section, len(lengths)),
         num_trainable=num_trainable,
         num_parameters=sum(p.numel() for p in parameters),
-        memory_bytes=weights + state + tokens * _activation_bytes(model, section),
+        memory_bytes=PROCESS_BYTES + weights + state + tokens * _activation_bytes(model, section),
     )
 
 
 def _activation_bytes(model: PreTrainedModel | PeftModel, section: TrainSection) -> int:
-    """Bytes kept for the backward pass per token: inputs and outputs of every linear layer.
+    """Bytes kept for the backward pass per token, inputs and outputs of every linear layer above all.
 
-    With gradient checkpointing one block's worth is kept, plus the input of every block.
+    The factors are fitted to SmolLM2-135M with adapters on all linear layers: 2.2 GiB measured for
+    batches of 380 tokens and 3.9 GiB for 1,024, in all. With gradient checkpointing one block's
+    worth is kept, plus the input of every block.
     """
     config = model.config.get_text_config()
     layers, hidden = config.num_hidden_layers, config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    block = 12 * hidden + 5 * inner
+    block = 16 * hidden + 7 * inner
     kept = block + layers * hidden if section.gradient_checkpointing else layers * block
     return kept * next(model.parameters()).element_size()
 
