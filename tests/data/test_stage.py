@@ -292,5 +292,5 @@ def test_the_quickstart_fits_two_cores(run: RunFolder) -> None:
     prepare_data(run, shipped_recipe("quickstart"))
     file = DataFile.read(run.data)
     assert max(summary.max_tokens for summary in file.splits.values()) <= 130
-    assert file.splits["train"].num_examples == 240
+    assert file.splits["train"].num_examples == 216
     assert file.dropped == {}
