@@ -110,7 +110,7 @@ def gate(ours: nn.Module, theirs: nn.Module, ids: torch.Tensor, dtype: str) -> N
         loss.backward()
         losses.append(loss.item())
         gradients.append(
-            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
         )
         model.zero_grad()
         model.train()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from doratune import errors
-from doratune.recipe import shipped_recipe, shipped_recipes
+from doratune.recipe import load_recipe, shipped_recipe, shipped_recipes, write_recipe
+from doratune.record.files import digest_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("src/**/README.md")])
@@ -31,6 +32,15 @@ def test_the_recipe_reference_is_current() -> None:
 def test_shipped_recipes_are_valid_and_described(name: str) -> None:
     assert shipped_recipe(name).name == name
     assert shipped_recipes()[name]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_resolved_recipe_is_the_same_recipe(name: str, tmp_path: Path) -> None:
+    """A stage run from the run folder must find its inputs unchanged."""
+    recipe = shipped_recipe(name)
+    write_recipe(tmp_path / "recipe.yaml", recipe)
+    again = load_recipe(tmp_path / "recipe.yaml")
+    assert digest_json(again.model_dump(mode="json")) == digest_json(recipe.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -18,6 +18,8 @@ class Section(BaseModel):
         strict=True,
         frozen=True,
         allow_inf_nan=False,
+        # A default of 32 becomes 32.0, as it does when it is read back from a file.
+        validate_default=True,
         use_attribute_docstrings=True,
     )
 
