@@ -26,11 +26,22 @@ class LayerState(NamedTuple):
 
 
 @torch.no_grad()
-def layer_states(model: nn.Module, adapter_name: str = "default") -> Iterator[LayerState]:
+def layer_states(
+    model: nn.Module,
+    adapter_name: str = "default",
+    norms_squared: dict[str, Tensor] | None = None,
+) -> Iterator[LayerState]:
     """Yields the change of every dense layer that carries the adapter, LoRA or DoRA.
 
     Nothing of the size of a weight is formed.
+
+    Args:
+        model: A model with PEFT layers.
+        adapter_name: The adapter looked at.
+        norms_squared: ``‖W‖²`` by layer, filled here. Who asks again and again passes the same one:
+            layers that are not fast do not know theirs, and taking it reads all of W.
     """
+    norms_squared = {} if norms_squared is None else norms_squared
     for name, module in model.named_modules():
         if not (isinstance(module, Linear) and adapter_name in module.lora_A):
             continue
@@ -38,8 +49,11 @@ def layer_states(model: nn.Module, adapter_name: str = "default") -> Iterator[La
         if not is_dense(layer):
             continue
         variant = module.lora_variant.get(adapter_name)
-        fast = isinstance(variant, FastDoraLinearVariant)
-        base = base_weight(layer, variant.norm_squared_O if fast else norm_squared(layer))
+        if isinstance(variant, FastDoraLinearVariant):
+            norms_squared[name] = variant.norm_squared_O
+        elif name not in norms_squared:
+            norms_squared[name] = norm_squared(layer)
+        base = base_weight(layer, norms_squared[name])
         factors = (
             module.lora_A[adapter_name].weight,
             module.lora_B[adapter_name].weight,
