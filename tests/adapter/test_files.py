@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from doratune import load_adapter
 from doratune.adapter import read_adapter
-from doratune.adapter.tuned import ORIGIN, load_tuned
+from doratune.adapter.tuned import load_tuned
 from doratune.base import fingerprint
 from doratune.errors import AdapterError
-from doratune.record.schemas import AdapterOrigin
+from doratune.record.schemas import ORIGIN, AdapterOrigin
 from tests.adapter.models import gpt2, tokens, with_dora
 from tests.tiny import save_tiny, tiny_model
 

@@ -21,7 +21,6 @@ from doratune.recipe import Recipe, write_recipe
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile, Step, TrainFile
 from doratune.train import train_model
-from doratune.train.steps import read_steps
 from tests.adapter.models import tokens
 from tests.tiny import tiny_model
 
@@ -66,7 +65,7 @@ def test_an_adapter_is_trained_and_recorded(tmp_path: Path, tiny_base: Path) -> 
     run = prepared(tmp_path, settings)
     assert train_model(run, settings) is True
 
-    steps = read_steps(run.steps)
+    steps = Step.read_lines(run.steps)
     assert [step.step for step in steps] == list(range(1, 31))
     assert steps[0].magnitude_change == 0.0
     assert steps[-1].loss < 0.8 * steps[0].loss
@@ -96,7 +95,7 @@ def test_an_adapter_is_trained_and_recorded(tmp_path: Path, tiny_base: Path) -> 
     assert train_model(run, settings) is False, "unchanged inputs: nothing to do"
     changed = recipe(tmp_path, tiny_base, train={"max_steps": 2})
     assert train_model(run, changed) is True
-    assert len(read_steps(run.steps)) == 2
+    assert len(Step.read_lines(run.steps)) == 2
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -109,7 +108,7 @@ def test_the_other_methods(tmp_path: Path, tiny_base: Path, method: str) -> None
     )
     run = prepared(tmp_path, settings)
     train_model(run, settings)
-    record, steps = TrainFile.read(run.train), read_steps(run.steps)
+    record, steps = TrainFile.read(run.train), Step.read_lines(run.steps)
     assert record.method == method
     assert record.fast_layers == 0
     assert steps[-1].loss < steps[0].loss
@@ -130,7 +129,7 @@ def test_accumulation_is_a_larger_batch(tmp_path: Path, tiny_base: Path) -> None
         )
         run = prepared(tmp_path, settings, name)
         train_model(run, settings)
-        losses.append([step.loss for step in read_steps(run.steps)])
+        losses.append([step.loss for step in Step.read_lines(run.steps)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -142,7 +141,7 @@ def test_checkpointing_activations_changes_nothing(tmp_path: Path, tiny_base: Pa
         )
         run = prepared(tmp_path, settings, name)
         train_model(run, settings)
-        losses.append([step.loss for step in read_steps(run.steps)])
+        losses.append([step.loss for step in Step.read_lines(run.steps)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -168,8 +167,8 @@ def test_killed_training_resumes_to_the_same_end(tmp_path: Path, tiny_base: Path
     assert train_model(killed, settings) is True
     record = TrainFile.read(killed.train)
     assert record.resumed_from_steps[0] in (7, 14, 21)
-    assert [_without_time(s) for s in read_steps(killed.steps)] == [
-        _without_time(s) for s in read_steps(undisturbed.steps)
+    assert [_without_time(s) for s in Step.read_lines(killed.steps)] == [
+        _without_time(s) for s in Step.read_lines(undisturbed.steps)
     ]
     whole = load_file(undisturbed.adapter / "adapter_model.safetensors")
     for key, tensor in load_file(killed.adapter / "adapter_model.safetensors").items():

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 from doratune.adapter.load import load_adapter
 from doratune.base import fingerprint, load_base
 from doratune.errors import AdapterError
-from doratune.record.schemas import AdapterOrigin
+from doratune.record.schemas import ORIGIN, AdapterOrigin
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-ORIGIN = "doratune.json"
 
 
 def load_tuned(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,13 +13,39 @@ from doratune.record.files import write_text
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-FileT = TypeVar("FileT", bound="RunFile")
-
 
 class Record(BaseModel):
     """Base of everything written: unknown keys are errors, NaN and infinity are written as null."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @classmethod
+    def read_lines(cls, path: Path) -> list[Self]:
+        """Reads a file of one record a line; a file that is not there has none.
+
+        What follows the last line end is a line that a kill cut short, and is left out.
+
+        Raises:
+            StorageError: The file cannot be read, or a line does not fit the schema.
+        """
+        if not path.exists():
+            return []
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(f"{path} cannot be read: {error}.") from error
+        rows = []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(cls.model_validate_json(line))
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, first["loc"])) or "the line"
+                raise StorageError(
+                    f"{path}:{number} is not a valid {cls.__name__} record ({key}: "
+                    f"{first['msg']}). Run the stage that writes it again."
+                ) from error
+        return rows
 
 
 class RunFile(Record):
@@ -260,6 +286,10 @@ class Sample(Record):
     """Nats per answer token."""
     label_logprobs: dict[str, float] | None = None
     """Log-likelihood of each label's text with its end-of-turn token; None for open tasks."""
+
+
+ORIGIN = "doratune.json"
+"""Name of the `AdapterOrigin` in an adapter folder."""
 
 
 class AdapterOrigin(RunFile):

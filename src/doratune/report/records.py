@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
 from doratune.errors import StorageError
 from doratune.recipe.load import parse_recipe
 from doratune.recipe.schema import Recipe
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
+    ORIGIN,
     AdapterOrigin,
     DataFile,
     Environment,
     EvalFile,
     Example,
     MergeFile,
-    Record,
     RecordFile,
     RunFile,
     Sample,
@@ -28,7 +26,6 @@ from doratune.record.schemas import (
 )
 
 FileT = TypeVar("FileT", bound=RunFile)
-RowT = TypeVar("RowT", bound=Record)
 
 
 class Evaluation(NamedTuple):
@@ -85,8 +82,8 @@ def read_records(run: RunFolder) -> Records:
         environment=_read(Environment, run.environment),
         data=_read(DataFile, run.data),
         train=_read(TrainFile, run.train),
-        steps=_read_rows(Step, run.steps),
-        origin=_read(AdapterOrigin, run.adapter / "doratune.json"),
+        steps=Step.read_lines(run.steps),
+        origin=_read(AdapterOrigin, run.adapter / ORIGIN),
         evaluations=[_read_evaluation(run, EvalFile.read(path)) for path in files],
         merge=_read(MergeFile, run.merge),
         verify=_read(VerifyFile, run.verify),
@@ -94,9 +91,9 @@ def read_records(run: RunFolder) -> Records:
 
 
 def _read_evaluation(run: RunFolder, file: EvalFile) -> Evaluation:
-    examples = _read_rows(Example, run.examples(file.split))
+    examples = Example.read_lines(run.examples(file.split))
     return Evaluation(
-        file, _read_rows(Sample, run.samples(file.task)), {row.id: row for row in examples}
+        file, Sample.read_lines(run.samples(file.task)), {row.id: row for row in examples}
     )
 
 
@@ -111,20 +108,3 @@ def _read_text(path: Path) -> str | None:
 
 def _read(schema: type[FileT], path: Path) -> FileT | None:
     return schema.read(path) if path.exists() else None
-
-
-def _read_rows(schema: type[RowT], path: Path) -> list[RowT]:
-    text = _read_text(path)
-    rows = []
-    # What follows the last line end is a line that a killed training did not finish.
-    for number, line in enumerate((text or "").split("\n")[:-1], 1):
-        try:
-            rows.append(schema.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the line"
-            raise StorageError(
-                f"{path}:{number} is not a valid {schema.__name__} record ({key}: {first['msg']}). "
-                "Run the stage that writes it again."
-            ) from error
-    return rows

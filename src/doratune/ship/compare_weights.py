@@ -31,10 +31,11 @@ from torch import Tensor
 from doratune.adapter import LayerDelta
 from doratune.base import tensor_files
 from doratune.errors import StorageError
+from doratune.ops import ZERO_NORM
 from doratune.progress import track
 from doratune.record.schemas import LayerCheck
 from doratune.ship.checkpoint import Plan, read_tensor
-from doratune.ship.weight import ZERO_NORM, merged_weight
+from doratune.ship.weight import merged_weight
 
 ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Largest relative error of rounding to nearest."""

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from doratune.adapter import LayerDelta
-from doratune.adapter.tuned import ORIGIN
 from doratune.base.tensors import INDEX, WEIGHTS
 from doratune.errors import AdapterError, ModelError, StorageError
 from doratune.progress import track
 from doratune.record.files import replacing
+from doratune.record.schemas import ORIGIN
 from doratune.ship.checkpoint import DTYPES, Plan, num_bytes, plan_merge
 from doratune.ship.weight import merged_weight
 

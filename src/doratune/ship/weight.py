@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from doratune.adapter import LayerDelta
-
-ZERO_NORM = 1e-6
-"""Share of the layer's largest norm below which a row is zero and has g = 1, as in training."""
+from doratune.ops import ZERO_NORM
 
 
 def merged_weight(weight: Tensor, delta: LayerDelta, dtype: torch.dtype = torch.float32) -> Tensor:

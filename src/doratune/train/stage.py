@@ -20,7 +20,6 @@ from trl import SFTConfig, SFTTrainer
 
 from doratune import __version__
 from doratune.adapter import layer_states
-from doratune.adapter.tuned import ORIGIN
 from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
 from doratune.errors import StorageError
@@ -29,12 +28,20 @@ from doratune.recipe import Recipe
 from doratune.recipe.schema import TrainSection
 from doratune.record.files import digest_json, replacing
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import AdapterOrigin, DataFile, LayerChange, Split, TrainFile
+from doratune.record.schemas import (
+    ORIGIN,
+    AdapterOrigin,
+    DataFile,
+    LayerChange,
+    Split,
+    Step,
+    TrainFile,
+)
 from doratune.train.build import build_model
 from doratune.train.checkpoints import resumable_checkpoint
 from doratune.train.optimizer import build_optimizer
 from doratune.train.plan import plan_training
-from doratune.train.steps import StepLog, read_steps
+from doratune.train.steps import StepLog
 
 
 def train_model(run: RunFolder, recipe: Recipe) -> bool:
@@ -105,7 +112,7 @@ class _Training:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             validation_loss = trainer.evaluate()["eval_loss"] if self.validation_set else None
             self._save()
-        steps = read_steps(self.run.steps)
+        steps = Step.read_lines(self.run.steps)
         TrainFile(
             method=self.recipe.adapter.method,
             base_fingerprint=self.inputs["base"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from doratune.adapter import layer_states
@@ -28,9 +28,10 @@ class StepLog(TrainerCallback):
         self.path = path
         self.progress = progress
         self.task = progress.add_task("Training", total=num_steps, completed=resumed_step, note="")
-        kept = [s for s in read_steps(path) if s.step <= resumed_step]
+        kept = [s for s in Step.read_lines(path) if s.step <= resumed_step]
         self.tokens_before = kept[-1].num_tokens if kept else 0
         path.write_text("".join(s.model_dump_json() + "\n" for s in kept))
+        self.norms_squared: dict[str, Tensor] = {}
         self.started = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -50,7 +51,7 @@ class StepLog(TrainerCallback):
                 f"The loss is {loss} at step {state.global_step}: training diverged. Lower "
                 "train.learning_rate (2e-4 is usual), or use float32 weights (model.dtype)."
             )
-        change = mean_change(kwargs["model"])
+        change = mean_change(kwargs["model"], self.norms_squared)
         step = Step(
             step=state.global_step,
             epoch=float(logs["epoch"]),
@@ -67,17 +68,9 @@ class StepLog(TrainerCallback):
         self.progress.update(self.task, completed=step.step, note=f"loss {loss:.3f}")
 
 
-def read_steps(path: Path) -> list[Step]:
-    """The steps noted so far; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Step.model_validate_json(line) for line in lines[:-1]]
-
-
-def mean_change(model: nn.Module) -> tuple[float, float] | None:
+def mean_change(model: nn.Module, norms_squared: dict[str, Tensor]) -> tuple[float, float] | None:
     """Mean magnitude and direction change over all output features; None without an adapter."""
-    states = list(layer_states(model))
+    states = list(layer_states(model, norms_squared=norms_squared))
     if not states:
         return None
     magnitude = torch.cat([s.magnitude_change for s in states]).mean()
