@@ -4,13 +4,20 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, convert_to_lora
+from peft import LoraConfig, convert_to_lora, get_peft_model
 from torch import nn
 
 from doratune import disable_fast_dora, enable_fast_dora
 from doratune.adapter.variant import FastDoraLinearVariant
 from tests.accuracy import assert_as_accurate
-from tests.adapter.models import gpt2, llama_with_bias, loss_and_gradients, tokens, with_dora
+from tests.adapter.models import (
+    gpt2,
+    llama_with_bias,
+    loss_and_gradients,
+    move_off_start,
+    tokens,
+    with_dora,
+)
 from tests.tiny import tiny_model
 
 BASES = {
@@ -52,6 +59,26 @@ def test_loss_and_every_gradient_are_pefts(base: type[nn.Module], rslora: bool) 
     assert found.keys() == exact.keys()
     for name, gradient in found.items():
         assert_as_accurate(name, gradient, plain[name], exact[name], torch.float32)
+
+
+@pytest.mark.parametrize("second", ["DoRA", "LoRA"])
+def test_two_active_adapters_have_pefts_gradients(second: str) -> None:
+    """The one applied second must send its gradient back through the first."""
+    model = with_dora(tiny_model(), trained=False)
+    config = copy.deepcopy(model.peft_config["default"])
+    config.use_dora = second == "DoRA"
+    model.add_adapter("second", config)
+    for names in (["default", "second"], ["second", "default"]):
+        model.base_model.set_adapter(names)
+        move_off_start(model)
+        theirs = copy.deepcopy(model).train()
+        _, exact = loss_and_gradients(copy.deepcopy(theirs).double())
+        _, plain = loss_and_gradients(theirs)
+        enable_fast_dora(theirs)
+        _, found = loss_and_gradients(theirs)
+        assert found.keys() == exact.keys()
+        for name, gradient in found.items():
+            assert_as_accurate(name, gradient, plain[name], exact[name], torch.float32)
 
 
 def test_bf16_base_with_float32_adapters_is_as_close_to_the_truth_as_peft() -> None:
@@ -102,19 +129,19 @@ def test_enabling_twice_is_enabling_once() -> None:
 
 
 def test_summary_names_what_is_left_to_peft() -> None:
-    model = with_dora(
-        tiny_model(tie_word_embeddings=False),
-        trained=False,
-        target_modules=["q_proj", "embed_tokens"],
-    )
-    summary = enable_fast_dora(model)
-    assert [name.rpartition(".")[2] for name in summary.fast] == ["q_proj", "q_proj"]
-    assert summary.left_to_peft == {
-        "DoraEmbedding has no fast form yet": ["base_model.model.model.embed_tokens"]
-    }
+    class Base(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grouped = nn.Conv1d(4, 4, 3, groups=2)
+            self.plain = nn.Conv1d(4, 4, 3)
+
+    config = LoraConfig(use_dora=True, r=2, target_modules=["grouped", "plain"])
+    summary = enable_fast_dora(get_peft_model(Base(), config))
+    assert summary.fast == ["base_model.model.plain"]
+    reason = "convolutions in groups have no fast form"
+    assert summary.left_to_peft == {reason: ["base_model.model.grouped"]}
     assert str(summary) == (
-        "fast DoRA in 2 layers; left to PEFT: 1 (DoraEmbedding has no fast form yet), such as "
-        "base_model.model.model.embed_tokens"
+        f"fast DoRA in 1 layers; left to PEFT: 1 ({reason}), such as base_model.model.grouped"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from doratune.ops import BaseWeight
@@ -24,7 +23,7 @@ class Layer(NamedTuple):
     def base(self) -> BaseWeight:
         return BaseWeight(
             self.W.float().square().sum(1),
-            lambda A: F.linear(A.to(self.W.dtype), self.W),
+            lambda A: self.W @ A.to(self.W.dtype).T,
             lambda rows: self.W[rows],
         )
 

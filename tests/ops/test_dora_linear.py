@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doratune.ops import dora_linear, weight_norm
-from doratune.ops.dora_linear import reference
+from doratune.ops.dora_linear import eager, reference
 from tests.accuracy import assert_as_accurate
 from tests.ops.layers import SCALING, Layer, plain_weight_norm, random_layer
 
@@ -15,10 +15,22 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ("x", "A", "B", "m")
 
 
-def fast(layer: Layer, x: Tensor, dropout_p: float = 0.0) -> Tensor:
+def fast(layer: Layer, x: Tensor, dropout_p: float = 0.0, through_base: bool = True) -> Tensor:
     norm = weight_norm(layer.base, layer.A, layer.B, SCALING)
     result = F.linear(x, layer.W, layer.bias)
-    return dora_linear(result, x, layer.A, layer.B, layer.m, norm, SCALING, layer.bias, dropout_p)
+    return epilogue(layer, result, x, norm, dropout_p, through_base)
+
+
+def epilogue(
+    layer: Layer,
+    result: Tensor,
+    x: Tensor,
+    norm: Tensor,
+    dropout_p: float = 0,
+    through_base: bool = True,
+) -> Tensor:
+    factors = (layer.A, layer.B, layer.m, norm, SCALING, layer.bias, dropout_p)
+    return dora_linear(result, x, layer.W if through_base else layer.base.rows, *factors)
 
 
 def plain(layer: Layer, x: Tensor, dropped: Tensor) -> Tensor:
@@ -39,15 +51,18 @@ def gradients(layer: Layer, x: Tensor) -> tuple[Tensor | None, ...]:
     return (x.grad, layer.A.grad, layer.B.grad, layer.m.grad)
 
 
-def check(layer: Layer, x: Tensor, dropped_share: float = 0.0) -> None:
+def check(layer: Layer, x: Tensor, dropped_share: float = 0.0, through_base: bool = True) -> None:
     """Output and every gradient against the float64 definition."""
     a, xa = leaves(layer, x)
     b, xb = leaves(layer, x)
     c, xc = leaves(layer, x, torch.float64)
+    keep = torch.ones_like(x)
+    if dropped_share:
+        torch.manual_seed(7)
+        share = round(dropped_share * 2**16) / 2**16
+        keep = eager.draw_mask(x, share).to(x.dtype) / (1 - share)
     torch.manual_seed(7)
-    keep = F.dropout(torch.ones_like(x), dropped_share)
-    torch.manual_seed(7)
-    found = fast(a, xa, dropped_share)
+    found = fast(a, xa, dropped_share, through_base)
     usual = plain(b, xb, xb * keep)
     exact = reference.dora_linear(xc, c.W, c.A, c.B, c.m, SCALING, c.bias, xc * keep.double())
     dy = torch.randn(found.shape, generator=torch.Generator().manual_seed(3)).to(found.dtype)
@@ -68,13 +83,14 @@ def tokens(T: int, I: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(T, I, generator=torch.Generator().manual_seed(11)).to(dtype)
 
 
+@pytest.mark.parametrize("through_base", [False, True], ids=["rows", "weight"])
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("T", "O", "I", "R"), SHAPES)
 def test_values_and_gradients(
-    T: int, O: int, I: int, R: int, dtype: torch.dtype, bias: bool
+    T: int, O: int, I: int, R: int, dtype: torch.dtype, bias: bool, through_base: bool
 ) -> None:
-    check(random_layer(O, I, R, dtype, bias), tokens(T, I, dtype))
+    check(random_layer(O, I, R, dtype, bias), tokens(T, I, dtype), through_base=through_base)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -128,11 +144,23 @@ def test_zero_row_keeps_scale_one_and_no_magnitude_gradient() -> None:
     assert layer.B.grad[2].abs().sum() > 0, "the row can still be trained"
 
 
+@pytest.mark.parametrize("through_base", [False, True], ids=["rows", "weight"])
 @pytest.mark.parametrize("magnitude", [0.0, 1e-30, 1e-4])
-def test_magnitude_near_zero_has_its_gradient(magnitude: float) -> None:
+def test_magnitude_near_zero_has_its_gradient(magnitude: float, through_base: bool) -> None:
     layer = random_layer(63, 100, 7, torch.float32, bias=True)
     layer.m[5] = magnitude
-    check(layer, tokens(9, 100, torch.float32))
+    check(layer, tokens(9, 100, torch.float32), through_base=through_base)
+
+
+@pytest.mark.parametrize("through_base", [False, True], ids=["rows", "weight"])
+def test_a_trained_bias_has_its_gradient(through_base: bool) -> None:
+    layer = random_layer(63, 100, 7, torch.float32, bias=True)
+    assert layer.bias is not None
+    layer = layer._replace(bias=layer.bias.requires_grad_())
+    x = tokens(9, 100, torch.float32)
+    dy = torch.randn(9, 63, generator=torch.Generator().manual_seed(3))
+    fast(layer, x, through_base=through_base).backward(dy)
+    torch.testing.assert_close(layer.bias.grad, dy.sum(0))
 
 
 def test_frozen_parts_get_no_gradient_and_need_none() -> None:
@@ -150,7 +178,7 @@ def test_writes_into_the_base_result() -> None:
     x = tokens(4, 5, torch.float32)
     result = F.linear(x, layer.W)
     norm = weight_norm(layer.base, layer.A, layer.B, SCALING)
-    y = dora_linear(result, x, layer.A, layer.B, layer.m, norm, SCALING)
+    y = epilogue(layer, result, x, norm)
     assert y.data_ptr() == result.data_ptr()
 
 
@@ -160,7 +188,7 @@ def test_a_base_result_somebody_saved_is_an_error_not_a_wrong_gradient() -> None
     result = F.linear(x, layer.W)
     other = result.square()  # keeps `result` for its backward
     norm = weight_norm(layer.base, layer.A, layer.B, SCALING)
-    dora_linear(result, x, layer.A, layer.B, layer.m, norm, SCALING)
+    epilogue(layer, result, x, norm)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         other.sum().backward()
 
@@ -172,7 +200,7 @@ def test_wider_input_than_result() -> None:
     norm = weight_norm(layer.base, layer.A, layer.B, SCALING)
     with torch.autocast("cpu", torch.bfloat16):
         result = F.linear(x, layer.W)
-        y = dora_linear(result, x, layer.A, layer.B, layer.m, norm, SCALING)
+        y = epilogue(layer, result, x, norm)
     y.float().sum().backward()
     assert y.dtype == torch.bfloat16
     assert x.grad is not None

@@ -57,7 +57,7 @@ def test_the_base_is_asked_for_rank_rows_only() -> None:
 
     def project(A: torch.Tensor) -> torch.Tensor:
         asked.append(tuple(A.shape))
-        return A @ layer.W.T
+        return layer.W @ A.T
 
     def rows(index: torch.Tensor) -> torch.Tensor:
         raise AssertionError("no row cancels")

@@ -9,9 +9,9 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from doratune.adapter.base_weight import base_weight, is_dense, norm_squared
+from doratune.adapter.base_weight import base_weight, is_dense
 from doratune.adapter.variant import FastDoraLinearVariant
-from doratune.ops import direction_change, weight_norm
+from doratune.ops import BaseWeight, direction_change, weight_norm
 
 
 class LayerState(NamedTuple):
@@ -29,7 +29,7 @@ class LayerState(NamedTuple):
 def layer_states(
     model: nn.Module,
     adapter_name: str = "default",
-    norms_squared: dict[str, Tensor] | None = None,
+    bases: dict[str, BaseWeight] | None = None,
 ) -> Iterator[LayerState]:
     """Yields the change of every dense layer that carries the adapter, LoRA or DoRA.
 
@@ -38,10 +38,10 @@ def layer_states(
     Args:
         model: A model with PEFT layers.
         adapter_name: The adapter looked at.
-        norms_squared: ``‖W‖²`` by layer, filled here. Who asks again and again passes the same one:
-            layers that are not fast do not know theirs, and taking it reads all of W.
+        bases: The base weight by layer, filled here. Who asks again and again passes the same one:
+            layers that are not fast do not know theirs, and taking its norm reads all of W.
     """
-    norms_squared = {} if norms_squared is None else norms_squared
+    bases = {} if bases is None else bases
     for name, module in model.named_modules():
         if not (isinstance(module, Linear) and adapter_name in module.lora_A):
             continue
@@ -50,10 +50,10 @@ def layer_states(
             continue
         variant = module.lora_variant.get(adapter_name)
         if isinstance(variant, FastDoraLinearVariant):
-            norms_squared[name] = variant.norm_squared_O
-        elif name not in norms_squared:
-            norms_squared[name] = norm_squared(layer)
-        base = base_weight(layer, norms_squared[name])
+            bases[name] = variant.norm.base(module)
+        elif name not in bases:
+            bases[name] = base_weight(layer)
+        base = bases[name]
         factors = (
             module.lora_A[adapter_name].weight,
             module.lora_B[adapter_name].weight,
@@ -62,7 +62,7 @@ def layer_states(
         before = base.norm_squared_O.sqrt()
         after = (
             module.lora_magnitude_vector[adapter_name].weight.abs()
-            if module.use_dora[adapter_name]
+            if adapter_name in module.lora_magnitude_vector
             else weight_norm(base, *factors)
         )
         yield LayerState(

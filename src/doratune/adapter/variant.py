@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from peft.tuners.lora import Linear
+import torch
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from doratune.adapter.base_weight import base_weight, norm_squared
-from doratune.ops import dora_linear, weight_norm
+from doratune.adapter.adapted_norm import AdaptedNorm
+from doratune.adapter.reuse import Reused
+from doratune.adapter.sharding import whole_bias, whole_weight
+from doratune.ops import dora_linear, mag_norm_scale
+from doratune.ops.precision import full_precision
 
 
 class FastDoraLinearVariant(DoraLinearVariant):
@@ -18,37 +23,116 @@ class FastDoraLinearVariant(DoraLinearVariant):
     Merging and unmerging stay PEFT's.
     """
 
-    def __init__(self, module: Linear, replaced: DoraLinearVariant) -> None:
+    def __init__(self, replaced: DoraLinearVariant) -> None:
         self.replaced = replaced
-        self.norm_squared_O = norm_squared(module.get_base_layer())
+        self.norm = AdaptedNorm()
+        self._fixed: Reused[_FixedFactors] = Reused()
 
     def supports_lora_conversion(self) -> bool:
         """False: ``peft.convert_to_lora`` would drop the magnitude without a word."""
         return False
 
-    def weight_norm(self, module: Linear, adapter_name: str) -> Tensor:
-        """Norm of every output feature of the adapted weight, (out_features,), float32."""
-        A, B = module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight
-        if self.norm_squared_O.device != A.device:
-            self.norm_squared_O = self.norm_squared_O.to(A.device)
-        base = base_weight(module.get_base_layer(), self.norm_squared_O)
-        return weight_norm(base, A, B, module.scaling[adapter_name])
+    def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """PEFT's own; what comes back is W up to rounding, and for a quantised layer a new one."""
+        forget_base(module)
+        return self.replaced.unmerge(module, active_adapter, orig_weight)
+
+    def weight_norm(self, module: LoraLayer, adapter_name: str) -> Tensor:
+        """Norm of every output feature of the adapted weight, (out_features,), float32.
+
+        Computed once for every optimizer step, however many forwards there are; see ``reuse.py``.
+        """
+        A, B = whole_weight(module.lora_A[adapter_name]), whole_weight(module.lora_B[adapter_name])
+        W = plain_weight(module.get_base_layer())
+        return self.norm.of(module, A, B, module.scaling[adapter_name], W)
 
     def forward(
-        self, module: Linear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
+        self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
     ) -> Tensor:
         """The layer's output; see `doratune.ops.dora_linear`. Writes into ``result``."""
-        base_layer: nn.Linear = module.get_base_layer()
-        if base_layer._forward_hooks:
-            result = result.clone()  # a hook may have kept the base result
-        return dora_linear(
-            result,
-            x,
-            module.lora_A[active_adapter].weight,
-            module.lora_B[active_adapter].weight,
-            module.lora_magnitude_vector[active_adapter].weight,
-            self.weight_norm(module, active_adapter),
-            module.scaling[active_adapter],
-            base_layer.bias,
-            getattr(module.lora_dropout[active_adapter], "p", 0.0) if module.training else 0.0,
+        base_layer: nn.Module = module.get_base_layer()
+        # A second active adapter gets the first one's output: that has been kept, and its gradient is
+        # not the base's alone.
+        first = next((name for name in module.active_adapters if name in module.lora_A), None)
+        if base_layer._forward_hooks or active_adapter != first:
+            result = result.clone()  # somebody may have kept it
+        A, B = (
+            whole_weight(module.lora_A[active_adapter]),
+            whole_weight(module.lora_B[active_adapter]),
         )
+        m = whole_weight(module.lora_magnitude_vector[active_adapter])
+        scaling = module.scaling[active_adapter]
+        p = getattr(module.lora_dropout[active_adapter], "p", 0.0) if module.training else 0.0
+        if not (torch.is_grad_enabled() or p or torch.compiler.is_compiling()):
+            return self._infer(module, x, result, A, B, m, scaling)
+        W = plain_weight(base_layer)
+        n = self.norm.of(module, A, B, scaling, W)
+        stands_in = W is not None and W.dtype == result.dtype and active_adapter == first
+        weight = W if W is not None and stands_in else self.norm.base(module).rows
+        return dora_linear(result, x, weight, A, B, m, n, scaling, whole_bias(base_layer), p)
+
+    def _infer(
+        self,
+        module: LoraLayer,
+        x: Tensor,
+        result: Tensor,
+        A: Tensor,
+        B: Tensor,
+        m: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        """The same without gradients, from factors that are made once: three operations a token."""
+        bias, dtype = whole_bias(module.get_base_layer()), result.dtype
+
+        def make() -> _FixedFactors:
+            n_O = self.norm.of(module, A, B, scaling, plain_weight(module.get_base_layer()))
+            g_O = mag_norm_scale(m, n_O)
+            return _FixedFactors(
+                A.to(dtype).T,
+                g_O,
+                (B * (scaling * g_O)[:, None]).to(dtype).T,
+                None if bias is None else (1 - g_O) * bias.float(),
+            )
+
+        with full_precision(result.device):
+            fixed = self._fixed.get([A, B, m], (scaling, dtype), module.training, make)
+            y_TO = result.view(-1, result.shape[-1]).mul_(fixed.g_O)
+            if fixed.rest_O is not None:
+                y_TO.add_(fixed.rest_O)
+            x_TI = x.reshape(-1, x.shape[-1]).to(dtype)
+            return y_TO.addmm_(x_TI @ fixed.A_IR, fixed.gB_RO).view(result.shape)
+
+
+class _FixedFactors(NamedTuple):
+    """What a forward without gradients needs."""
+
+    A_IR: Tensor
+    """In the dtype of the result."""
+    g_O: Tensor
+    """float32."""
+    gB_RO: Tensor
+    """``scaling g B``, in the dtype of the result."""
+    rest_O: Tensor | None
+    """``(1 - g) bias``, float32."""
+
+
+def forget_base(module: LoraLayer) -> None:
+    """Makes every adapter of a layer read the base weight anew."""
+    for variant in module.lora_variant.values():
+        norm = getattr(variant, "norm", None)
+        if isinstance(norm, AdaptedNorm):
+            norm.forget()
+
+
+def plain_weight(layer: nn.Module) -> Tensor | None:
+    """W (O, I), if the op may stand in for the layer: a frozen tensor, and nothing hooked in."""
+    weight = getattr(layer, "weight", None)
+    if type(weight) is not nn.Parameter or weight.requires_grad or hasattr(weight, "ds_id"):
+        return None
+    if not isinstance(layer, (nn.Linear, Conv1D)) or "forward" in layer.__dict__:
+        return None
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if layer._backward_hooks or layer._backward_pre_hooks:
+        return None
+    return weight.T if isinstance(layer, Conv1D) else weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -52,6 +53,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # TRL 1.16 and PEFT 0.21 use names that transformers 5.23 has deprecated; a user can do nothing.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # Importing PEFT imports torchao, where it is installed, which complains about its GPU libraries.
+    for noisy in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app()
     except DoratuneError as error:

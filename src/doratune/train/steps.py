@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from doratune.adapter import layer_states
 from doratune.errors import DoratuneError
+from doratune.ops import BaseWeight
 from doratune.record.schemas import Step
 
 
@@ -31,7 +32,7 @@ class StepLog(TrainerCallback):
         kept = [s for s in Step.read_lines(path) if s.step <= resumed_step]
         self.tokens_before = kept[-1].num_tokens if kept else 0
         path.write_text("".join(s.model_dump_json() + "\n" for s in kept))
-        self.norms_squared: dict[str, Tensor] = {}
+        self.bases: dict[str, BaseWeight] = {}
         self.started = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -51,7 +52,7 @@ class StepLog(TrainerCallback):
                 f"The loss is {loss} at step {state.global_step}: training diverged. Lower "
                 "train.learning_rate (2e-4 is usual), or use float32 weights (model.dtype)."
             )
-        change = mean_change(kwargs["model"], self.norms_squared)
+        change = mean_change(kwargs["model"], self.bases)
         step = Step(
             step=state.global_step,
             epoch=float(logs["epoch"]),
@@ -68,9 +69,9 @@ class StepLog(TrainerCallback):
         self.progress.update(self.task, completed=step.step, note=f"loss {loss:.3f}")
 
 
-def mean_change(model: nn.Module, norms_squared: dict[str, Tensor]) -> tuple[float, float] | None:
+def mean_change(model: nn.Module, bases: dict[str, BaseWeight]) -> tuple[float, float] | None:
     """Mean magnitude and direction change over all output features; None without an adapter."""
-    states = list(layer_states(model, norms_squared=norms_squared))
+    states = list(layer_states(model, bases=bases))
     if not states:
         return None
     magnitude = torch.cat([s.magnitude_change for s in states]).mean()

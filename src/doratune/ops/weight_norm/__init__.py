@@ -1,5 +1,5 @@
 """Norm of every output feature of an adapted weight, without forming it."""
 
-from doratune.ops.weight_norm.eager import BaseWeight, direction_change, weight_norm
+from doratune.ops.weight_norm.eager import ZERO_NORM, BaseWeight, direction_change, weight_norm
 
-__all__ = ["BaseWeight", "direction_change", "weight_norm"]
+__all__ = ["ZERO_NORM", "BaseWeight", "direction_change", "weight_norm"]

@@ -1,0 +1,39 @@
+"""Where the kernels run: on a GPU, or in Triton's interpreter.
+
+The interpreter must be chosen before anything imports triton: tests/conftest.py does.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = DEVICE == "cpu"
+if INTERPRETED:
+    assert os.environ.get("TRITON_INTERPRET") == "1", "tests/conftest.py sets it"
+
+
+def ulp(exact: Tensor, dtype: torch.dtype) -> float:
+    """What the interpreter's stores may add to a distance from ``exact``, relative: one bf16 ulp.
+
+    Triton 3.9's interpreter truncates where a GPU rounds to nearest, in bf16 alone.
+    """
+    return torch.finfo(dtype).eps if INTERPRETED and dtype == torch.bfloat16 else 0.0
+
+
+def assert_close(name: str, found: Tensor, plain: Tensor, exact: Tensor) -> None:
+    """The 4x rule of tests/accuracy.py, with the interpreter's own rounding allowed for."""
+    assert found.shape == exact.shape, f"{name}: {found.shape} is not {exact.shape}"
+    assert found.isfinite().all(), f"{name}: not finite"
+    scale = exact.norm().item() or 1.0
+    error, usual = ((t.double() - exact).norm().item() / scale for t in (found, plain))
+    allowed = 4 * usual + ulp(exact, found.dtype)
+    if exact.numel() == 1:
+        allowed = max(allowed, 2 * torch.finfo(found.dtype).eps)
+    assert error <= allowed, f"{name}: relative error {error:.3g}, allowed {allowed:.3g}"
