@@ -73,9 +73,19 @@ class Reused(Generic[Value]):
         if self._value is None or key != self._key or not self._unchanged(parameters, training):
             self._value = make()
             self._key = key
-            on_cpu = all(p.device.type == "cpu" for p in parameters)
-            self._contents = [p.detach().clone() for p in parameters] if on_cpu else []
+            self._keep_contents(parameters)
         return self._value
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _keep_contents(self, parameters: list[Tensor]) -> None:
+        if any(p.device.type != "cpu" for p in parameters):
+            self._contents = []
+        elif [p.shape for p in parameters] == [c.shape for c in self._contents]:
+            for kept, parameter in zip(self._contents, parameters, strict=True):
+                kept.copy_(parameter)
+        else:
+            self._contents = [p.clone() for p in parameters]
 
     def _unchanged(self, parameters: list[Tensor], training: bool) -> bool:
         if self._contents:

@@ -90,7 +90,7 @@ class FastDoraLinearVariant(DoraLinearVariant):
             return _FixedFactors(
                 A.to(dtype).T,
                 g_O,
-                (B * (scaling * g_O)[:, None]).to(dtype).T,
+                (B * (scaling * g_O).unsqueeze(1)).to(dtype).T,
                 None if bias is None else (1 - g_O) * bias.float(),
             )
 

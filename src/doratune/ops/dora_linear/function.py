@@ -67,7 +67,7 @@ def dora_linear(
 
 def mag_norm_scale(m_O: Tensor, n_O: Tensor) -> Tensor:
     """``g = m / n`` in float32; 1 where the row of the adapted weight is zero."""
-    return torch.where(n_O == 0, 1.0, m_O.float() / n_O)
+    return (m_O.float() / n_O).masked_fill_(n_O == 0, 1)
 
 
 class _DoraLinear(torch.autograd.Function):
@@ -94,7 +94,8 @@ class _DoraLinear(torch.autograd.Function):
         with full_precision(base_result.device):
             A_cast_RI = A_RI.to(dtype)
             g_O = mag_norm_scale(m_O, n_O)
-            gB_OR = (B_OR * (scaling * g_O)[:, None]).to(dtype)
+            sg_O1 = (g_O * scaling).unsqueeze(1)
+            gB_OR = (B_OR * sg_O1).to(dtype)
             mask = steps.backend(x_TI).draw_mask(x_TI, dropout_p) if dropout_p else None
             h_TR = steps.forward_(y_TO, x_TI, A_cast_RI, gB_OR, g_O, bias_O, mask, dropout_p)
 
@@ -102,7 +103,7 @@ class _DoraLinear(torch.autograd.Function):
         ctx.through_base = isinstance(weight, Tensor)
         ctx.rows = None if ctx.through_base else weight
         ctx.save_for_backward(
-            y, h_TR, x_TI, A_cast_RI, B_OR, gB_OR, g_O, bias_O, mask, m_O, n_O,
+            y, h_TR, x_TI, A_cast_RI, B_OR, gB_OR, g_O, sg_O1, bias_O, mask, m_O, n_O,
             weight if ctx.through_base else None,
         )  # fmt: skip
         ctx.scaling, ctx.dropout_p = scaling, dropout_p
@@ -112,7 +113,9 @@ class _DoraLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        y, h_TR, x_TI, A_RI, B_OR, gB_OR, g_O, bias_O, mask, m_O, n_O, W_OI = ctx.saved_tensors
+        (
+            y, h_TR, x_TI, A_RI, B_OR, gB_OR, g_O, sg_O1, bias_O, mask, m_O, n_O, W_OI
+        ) = ctx.saved_tensors  # fmt: skip
         base, x, _, A, B, m, _, _, bias, _ = ctx.needs_input_grad
         dy_TO = dy.reshape(-1, dy.shape[-1])
         grads = steps.backward(
@@ -128,9 +131,9 @@ class _DoraLinear(torch.autograd.Function):
         if grads.A_RI is not None:
             dA_RI = grads.A_RI.to(ctx.A_dtype)
         if grads.gB_OR is not None:
-            dB_OR = (grads.gB_OR * (ctx.scaling * g_O)[:, None]).to(B_OR.dtype)
+            dB_OR = (grads.gB_OR * sg_O1).to(B_OR.dtype)
         if grads.g_O is not None:
-            dm_O = torch.where(n_O == 0, 0.0, grads.g_O / n_O).to(m_O.dtype)
+            dm_O = (grads.g_O / n_O).masked_fill_(n_O == 0, 0).to(m_O.dtype)
         if bias:
             # The rest of the bias's gradient, g Σ dy, comes through the base result.
             dbias_O = dy_TO.sum(0, dtype=torch.float32)

@@ -78,7 +78,7 @@ def forward_(
     """
     kernels = backend(y_TO)
     if mask is None:
-        h_TR = x_TI @ A_RI.T
+        h_TR = torch.mm(x_TI, A_RI.T)
     else:
         h_TR = kernels.dropout(x_TI, dropout_p, mask) @ A_RI.T
         h_TR *= _upscale(dropout_p)
@@ -122,14 +122,14 @@ def backward(
     elif needs_base:
         base_TO = torch.mul(dy_TO, g_O, out=torch.empty_like(dy_TO))
     if needs.x or needs.A:
-        dh_TR = dy_TO @ gB_OR
+        dh_TR = torch.mm(dy_TO, gB_OR)
         if mask is not None:
             dh_TR *= _upscale(dropout_p)
     if needs.A:
         kept_TI = x_TI if mask is None else kernels.dropout(x_TI, dropout_p, mask)
-        dA_RI = dh_TR.T @ kept_TI
+        dA_RI = torch.mm(dh_TR.T, kept_TI)
     if needs.x:
-        dx_TI = dh_TR @ A_RI
+        dx_TI = torch.mm(dh_TR, A_RI)
         if mask is not None:
             kernels.dropout(dx_TI, dropout_p, mask, out=dx_TI)
         if through_base:
@@ -137,7 +137,7 @@ def backward(
             assert isinstance(weight, Tensor)
             dx_TI.addmm_(base_TO, weight)
     if needs.B:
-        dgB_OR = dy_TO.T @ h_TR
+        dgB_OR = torch.mm(dy_TO.T, h_TR)
     return Grads(base_TO if needs.base else None, dx_TI, dA_RI, dgB_OR, dg_O)
 
 
@@ -163,9 +163,8 @@ def _repair_small_(
         sB_OR = scaling * B_OR.float()
         repair_small_(dg_O, dy_TO, x_TI, weight, h_TR, sB_OR, g_O, limit)
         return
-    small_O = g_O.abs() < limit
-    if small_O.any():
-        small_K = small_O.nonzero().squeeze(1)
+    if g_O.numel() and g_O.abs().amin().item() < limit:
+        small_K = (g_O.abs() < limit).nonzero().squeeze(1)
         if weight is None:
             dg_O[small_K] = dg_O[small_K].nan_to_num(0, 0, 0)
             return

@@ -1,0 +1,1 @@
+"""What doratune costs: one file per question, one runner."""

@@ -1,0 +1,70 @@
+"""The trainings that loss_curves.py compares: whose layers, in which arithmetic, from which start."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from benchmarks.mixed_precision import Bf16Products, remedy
+from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted
+from benchmarks.parts.rows import OURS
+
+
+class Arm(NamedTuple):
+    """One training."""
+
+    provider: str
+    dtype: str
+    change: str = ""
+    """Of one detail: a remedy, or ``"A +- 1 ulp"``, or ``"exact magnitude"``."""
+
+    def __str__(self) -> str:
+        return f"{self.provider}, {self.dtype}" + (f", {self.change}" if self.change else "")
+
+
+PERTURBED, EXACT_MAGNITUDE = "A +- 1 ulp", "exact magnitude"
+ARMS = (
+    Arm(PEFT_DORA, "float32"),
+    Arm(PEFT_DORA, "float32", PERTURBED),
+    Arm(OURS, "float32"),
+    Arm(PEFT_LORA, "float32"),
+    Arm(PEFT_LORA, "bfloat16"),
+    Arm(OURS, "bfloat16"),
+    Arm(PEFT_DORA, "bfloat16"),
+    Arm(PEFT_LORA, "bfloat16", PERTURBED),
+    Arm(OURS, "bfloat16", "one rounding"),
+    Arm(OURS, "bfloat16", "stochastic rounding"),
+    Arm(PEFT_DORA, "bfloat16", EXACT_MAGNITUDE),
+)
+
+
+def prepare(base: nn.Module, arm: Arm, r: int) -> nn.Module:
+    """The arm's model at step 0: the same A in every arm, to the last bit."""
+    model = adapted(base, arm.provider, r, trained=False)
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith("lora_A.default"):
+                A_RI = module.weight
+                bound = A_RI.shape[1] ** -0.5  # PEFT's kaiming_uniform_(a=sqrt(5))
+                A_RI.copy_((torch.rand(A_RI.shape, generator=draw) * 2 - 1) * bound)
+                if arm.change == PERTURBED:
+                    up = torch.rand(A_RI.shape, generator=signs) < 0.5
+                    A_RI.copy_(A_RI.nextafter(torch.where(up, torch.inf, -torch.inf)))
+            if arm.change == EXACT_MAGNITUDE and name.endswith("lora_magnitude_vector.default"):
+                layer = model.get_submodule(name.removesuffix(".lora_magnitude_vector.default"))
+                module.weight.copy_(layer.base_layer.weight.float().norm(dim=1))
+    return model
+
+
+def arithmetic(base: nn.Module, arm: Arm) -> ExitStack:
+    """Context in which the arm computes."""
+    stack = ExitStack()
+    if arm.dtype == "bfloat16":
+        stack.enter_context(Bf16Products(base.parameters()))
+    stack.enter_context(remedy(arm.change))
+    return stack
