@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.mixed_precision import Bf16Products, remedy
-from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted
+from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted, is_dora
 from benchmarks.parts.rows import OURS
 
 
@@ -23,6 +23,11 @@ class Arm(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.provider}, {self.dtype}" + (f", {self.change}" if self.change else "")
+
+    def compared_with(self) -> Arm:
+        """float32 of the same layers; of DoRA in float32, PEFT's."""
+        pefts = self.dtype == "float32" and is_dora(self.provider)
+        return Arm(PEFT_DORA if pefts else self.provider, "float32")
 
 
 PERTURBED, EXACT_MAGNITUDE = "A +- 1 ulp", "exact magnitude"
@@ -68,3 +73,30 @@ def arithmetic(base: nn.Module, arm: Arm) -> ExitStack:
         stack.enter_context(Bf16Products(base.parameters()))
     stack.enter_context(remedy(arm.change))
     return stack
+
+
+@torch.no_grad()
+def distance(values: list[Tensor], others: list[Tensor]) -> dict[str, float]:
+    """Of two adapters, in units of the second's norm, over all layers: of the updates B A, and of m.
+
+    Args:
+        values: As `parameters` orders them: every A, every B and, of DoRA, every magnitude.
+        others: Of the second adapter.
+    """
+    kinds = 3 if values[-1].dim() == 1 else 2
+    apart = {"update": [0.0, 0.0], "magnitude": [0.0, 0.0]}
+    for layer in zip(*(chunk(both, kinds) for both in (values, others)), strict=True):
+        (A, B, *m), (other_A, other_B, *other_m) = ([t.double() for t in ts] for ts in layer)
+        pairs = {"update": (B @ A, other_B @ other_A)}
+        if m:
+            pairs["magnitude"] = (m[0], other_m[0])
+        for name, (mine, theirs) in pairs.items():
+            apart[name][0] += (mine - theirs).square().sum().item()
+            apart[name][1] += theirs.square().sum().item()
+    return {name: (off / size) ** 0.5 for name, (off, size) in apart.items() if size}
+
+
+def chunk(values: list[Tensor], kinds: int) -> list[tuple[Tensor, ...]]:
+    """By layer what came by kind."""
+    layers = len(values) // kinds
+    return list(zip(*(values[k * layers : (k + 1) * layers] for k in range(kinds)), strict=True))
