@@ -70,7 +70,9 @@ class Reused(Generic[Value]):
             key = (*key, _steps_taken, training, *versions)
         holds = self._value is not None and key == self._key
         if on_cpu:
-            holds = holds and len(self._contents) > 0 and all(map(_equal, parameters, self._contents))
+            holds = (
+                holds and len(self._contents) > 0 and all(map(_equal, parameters, self._contents))
+            )
         elif training:
             holds = holds and _steps_taken > 0
         if holds:
