@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Conv1d": (lambda: nn.Conv1d(6, 10, 3, stride=2, padding=1), (4, 6, 11)),
     "Conv1d without bias": (lambda: nn.Conv1d(6, 10, 1, bias=False), (4, 6, 11)),
     "Conv2d": (lambda: nn.Conv2d(6, 10, (3, 2), padding=(1, 0)), (4, 6, 9, 7)),
-    "Conv2d one sample": (lambda: nn.Conv2d(6, 10, 1), (1, 6, 9, 7)),
+    "Conv2d one sample": (lambda: nn.Conv2d(6, 10, 1), (1, 6, 40, 30)),
     "Conv3d": (lambda: nn.Conv3d(4, 6, 2), (2, 4, 5, 4, 3)),
 }
 

@@ -51,8 +51,9 @@ class FastDoraAutogradVariant(LoraVariant):
         # Where n is 0, m / 1 is computed and not chosen: a division by 0 would give m a gradient of NaN.
         g_O = torch.where(n_O == 0, 1.0, m_O / torch.where(n_O == 0, 1.0, n_O))
         shape = [-1 if each == dim % unscaled.dim() else 1 for each in range(unscaled.dim())]
-        y = unscaled * g_O.view(shape)
-        return y if bias is None else y + ((1 - g_O) * bias).view(shape)
+        # Not g y + (1 - g) bias: there the gradient of g is a difference of two large sums.
+        without_bias = unscaled if bias is None else unscaled - bias.view(shape)
+        return unscaled + (g_O - 1).view(shape) * without_bias
 
     def supports_lora_conversion(self) -> bool:
         """False: ``peft.convert_to_lora`` would drop the magnitude without a word."""
