@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from doratune.data.formats import detect_format, read_drafts, to_example
-from doratune.data.load import Row
+from doratune.data.read import Row
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 from doratune.record.files import digest_json
@@ -40,18 +40,18 @@ def chat(*roles: str) -> dict[str, Any]:
     ],
 )
 def test_the_columns_decide_the_format(columns: list[str], form: str) -> None:
-    assert detect_format(Row(dict.fromkeys(columns, "x"), "a:1"), section()) == form
+    assert detect_format([Row(dict.fromkeys(columns, "x"), "a:1")], section())[0] == form
 
 
 def test_a_named_format_is_taken_at_its_word() -> None:
     row = Row({"messages": [], "text": "", "label": ""}, "a:1")
-    assert detect_format(row, section(format="chat")) == "chat"
+    assert detect_format([row], section(format="chat")) == ("chat", "data.format is 'chat'")
     with pytest.raises(
         DataError, match=r"a:1: the columns 'messages', 'text', 'label' fit classif"
     ):
-        detect_format(row, section())
+        detect_format([row], section())
     with pytest.raises(DataError, match=r"a:1: the columns 'question' fit no known format"):
-        detect_format(Row({"question": ""}, "a:1"), section())
+        detect_format([Row({"question": ""}, "a:1")], section())
 
 
 def test_classification_fills_in_the_prompt() -> None:
@@ -61,7 +61,9 @@ def test_classification_fills_in_the_prompt() -> None:
         ("assistant", "yes"),
     ]
     assert (example.label, example.place) == ("yes", "a:1")
-    assert example.id == digest_json([m.model_dump() for m in example.messages])[:16]
+    assert (
+        example.id == digest_json([m.model_dump(exclude_none=True) for m in example.messages])[:16]
+    )
 
 
 def test_classification_takes_integers_and_drops_null() -> None:
