@@ -5,7 +5,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from doratune.evaluate.generate import greedy_answers, same_answer
-from tests.evaluate.test_score import make_prompts
+from tests.base.test_likelihood import make_prompts
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

@@ -9,29 +9,14 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from doratune.base import load_base, resolve_base
+from doratune.base.likelihood import answer_nll
 from doratune.errors import ModelError
-from doratune.evaluate.score import answer_nll, label_logprobs
+from doratune.evaluate.score import label_logprobs
+from tests.base.test_likelihood import make_prompts, plain_logprob
 from tests.tiny import tiny_model
 
 PAD = 1
 LABELS = [[7], [7, 9], [30, 31, 1], [4, 5, 6, 8, 1], [9, 1]]
-
-
-def make_prompts(count: int, longest: int = 24) -> list[list[int]]:
-    numbers = random.Random(0)
-    return [
-        [numbers.randrange(2, 400) for _ in range(numbers.randint(1, longest))]
-        for _ in range(count)
-    ]
-
-
-@torch.inference_mode()
-def plain_logprob(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> float:
-    """The definition: one unpadded sequence, one full pass, no cache."""
-    logits = model(torch.tensor([prompt + answer]), use_cache=False).logits[0].double()
-    logprobs = logits.log_softmax(-1)
-    at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
-    return sum(logprobs[i, token].item() for i, token in zip(at, answer, strict=True))
 
 
 def mistral(**settings: object) -> MistralForCausalLM:
@@ -135,20 +120,6 @@ def test_scores_that_are_not_finite_are_refused(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     with pytest.raises(ModelError, match=rf"10 of 10 log-likelihoods .* overflows in {name}"):
         label_logprobs(model, prompts, [LABELS] * 2, pad_id=PAD, batch_size=2)
-    with pytest.raises(ModelError, match=rf"2 of 2 log-likelihoods .* overflows in {name}"):
-        answer_nll(model, prompts, [[4], [5]], pad_id=PAD, batch_size=2)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_answer_nll_is_that_of_plain_full_passes(batch_size: int) -> None:
-    model, prompts = tiny_model(), make_prompts(7)
-    answers = [[*ids, 1] for ids in make_prompts(8, longest=9)[1:]]
-    plain = [
-        -plain_logprob(model, prompt, answer) / len(answer)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    nll = answer_nll(model, prompts, answers, pad_id=PAD, batch_size=batch_size)
-    np.testing.assert_allclose(nll, plain, rtol=1e-5)
 
 
 @pytest.mark.slow

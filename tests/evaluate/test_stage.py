@@ -16,8 +16,8 @@ from doratune.recipe.schema import Recipe
 from doratune.record.files import read_jsonl, write_jsonl
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, EvalFile, Example, Message, Sample, SplitSummary
+from tests.base.test_likelihood import plain_logprob
 from tests.evaluate.test_generate import plain_greedy
-from tests.evaluate.test_score import plain_logprob
 
 LABELS = ["capped", "excluded from the agreement", "uncapped"]
 TEXTS = [
@@ -44,12 +44,18 @@ def write_data(run: RunFolder, labels: list[str] | None, num_examples: int = 5) 
         )
     write_jsonl(run.examples("test"), [example.model_dump() for example in examples])
     summary = SplitSummary(
-        num_examples=num_examples, num_tokens=100, max_tokens=50, digest=f"{num_examples}"
+        num_examples=num_examples,
+        num_tokens=100,
+        max_tokens=50,
+        digest=f"{num_examples}",
+        ordered_digest=f"{num_examples}",
     )
     DataFile(
-        source="t.jsonl",
-        source_digest="0",
+        sources=[],
         format="classification" if labels else "chat",
+        format_reason="stated in the recipe",
+        digest="0",
+        ordered_digest="0",
         labels=labels,
         splits={"test": summary},
     ).write(run.data)

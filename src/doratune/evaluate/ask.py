@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from doratune.base.likelihood import answer_nll
 from doratune.data import Renderer
 from doratune.evaluate.generate import greedy_answers, same_answer
-from doratune.evaluate.score import answer_nll, label_logprobs
+from doratune.evaluate.score import label_logprobs
 from doratune.recipe.schema import EvalSection
 from doratune.record.schemas import Example
 
