@@ -57,7 +57,7 @@ def test_every_assistant_turn_is_learnt_and_no_other() -> None:
     assert learnt(renderer, messages) == ["first answer<|im_end|>", "second answer<|im_end|>"]
     text = renderer.tokenizer.decode(renderer.example(messages).input_ids)
     whole = renderer.tokenizer.apply_chat_template(
-        [message.model_dump() for message in messages], tokenize=False
+        [message.model_dump(exclude_none=True) for message in messages], tokenize=False
     )
     assert whole == text + "\n"
 

@@ -55,7 +55,7 @@ def test_writes_what_it_says(run: RunFolder, tiny_base: Path, tmp_path: Path) ->
     assert prepare_data(run, recipe(tiny_base, source))
     file = DataFile.read(run.data)
     assert (file.format, file.labels) == ("classification", ["a", "b"])
-    assert file.source_digest == digest_file(source)
+    assert [(s.num_rows, s.digest) for s in file.sources] == [(202, digest_file(source))]
     assert file.dropped == {"label is null": 1, "exact duplicate": 1}
     assert dropped(run) == [("a.jsonl:201", "label is null"), ("a.jsonl:202", "exact duplicate")]
     assert read_jsonl(run.dropped)[0]["row"] == {"text": "odd", "label": None}

@@ -26,6 +26,7 @@ from doratune.record.schemas import (
     ModelFigures,
     RecordFile,
     Sample,
+    SourceRecord,
     SplitSummary,
     StageEntry,
     Step,
@@ -211,7 +212,7 @@ def train_file(num_steps: int = 264, num_layers: int = 30, **changes: object) ->
     return TrainFile.model_validate({**fields, **changes})
 
 
-def data_file(**changes: object) -> DataFile:
+def data_file(source: str = "builtin:clauses", **changes: object) -> DataFile:
     def split(name: str, number: int, labels: list[int]) -> SplitSummary:
         return SplitSummary(
             num_examples=number,
@@ -219,12 +220,22 @@ def data_file(**changes: object) -> DataFile:
             max_tokens=143,
             label_counts=dict(zip(LABELS, labels, strict=True)),
             digest=digest_json(name),
+            ordered_digest=digest_json([name]),
         )
 
+    read = SourceRecord(
+        path=source,
+        kind="builtin" if source.startswith("builtin:") else "jsonl",
+        weight=1.0,
+        num_rows=904,
+        digest=digest_json("source"),
+    )
     fields: dict[str, object] = {
-        "source": "builtin:clauses",
-        "source_digest": digest_json("source"),
+        "sources": [read],
         "format": "classification",
+        "format_reason": "the columns text and label",
+        "digest": digest_json("data"),
+        "ordered_digest": digest_json(["data"]),
         "labels": LABELS,
         "splits": {
             "train": split("train", 704, [120, 118, 117, 116, 117, 116]),

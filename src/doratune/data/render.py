@@ -171,7 +171,7 @@ class Renderer:
     def _apply(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         try:
             text: str = self.tokenizer.apply_chat_template(
-                [message.model_dump() for message in messages],
+                [message.model_dump(exclude_none=True) for message in messages],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
             )

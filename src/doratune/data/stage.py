@@ -20,7 +20,7 @@ from doratune.progress import track
 from doratune.recipe.schema import DataSection, Recipe
 from doratune.record.files import digest_file, digest_json, write_jsonl
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import SPLITS, DataFile, Example, Split, SplitSummary
+from doratune.record.schemas import SPLITS, DataFile, Example, SourceRecord, Split, SplitSummary
 
 _BUILTIN = {"builtin:clauses": clauses}
 
@@ -44,12 +44,11 @@ def prepare_data(run: RunFolder, recipe: Recipe) -> bool:
     """
     section = recipe.data
     base = resolve_base(recipe.model.source, recipe.model.revision)
-    sources = [_Source.read(section.source)]
+    sources = [_Source.read(source.path) for source in section.sources]
     if section.test_source is not None:
         sources.append(_Source.read(section.test_source))
     inputs = {
-        "source": sources[0].digest,
-        **({"test_source": sources[1].digest} if len(sources) > 1 else {}),
+        "sources": digest_json([source.digest for source in sources]),
         "recipe": digest_json({"data": section.model_dump(mode="json"), "seed": recipe.seed}),
         "tokenizer": _tokenizer_digest(base),
     }
@@ -107,7 +106,7 @@ class _Source(NamedTuple):
 
 def _write(run: RunFolder, recipe: Recipe, sources: list[_Source], renderer: Renderer) -> None:
     section, sieve = recipe.data, Sieve()
-    form = detect_format(sources[0].rows[0], section)
+    form, reason = detect_format(sources[0].rows[:1], section)
     drafts = [_drafts(source, form, section, sieve) for source in sources]
     labels = None
     if form == "classification" or section.labels_from_answers:
@@ -134,9 +133,20 @@ def _write(run: RunFolder, recipe: Recipe, sources: list[_Source], renderer: Ren
         ({"reason": why, "place": row.place, "row": row.content} for row, why in sieve.dropped),
     )
     DataFile(
-        source=" + ".join(source.name for source in sources),
-        source_digest=_joint_digest(sources),
+        sources=[
+            SourceRecord(
+                path=source.name,
+                kind="builtin" if source.name in _BUILTIN else "jsonl",
+                weight=1.0,
+                num_rows=len(source.rows),
+                digest=source.digest,
+            )
+            for source in sources
+        ],
         format=form,
+        format_reason=reason,
+        digest=digest_json(sorted(e for split in SPLITS for e in _digests(examples[split]))),
+        ordered_digest=digest_json([e for split in SPLITS for e in _digests(examples[split])]),
         labels=labels,
         splits=summaries,
         dropped=dict(Counter(reason for _, reason in sieve.dropped)),
@@ -211,13 +221,13 @@ def _render(
         num_tokens=sum(sizes),
         max_tokens=max(sizes, default=0),
         label_counts=dict(sorted(counts.items())),
-        digest=digest_json(sorted(digest_json([e.id, e.label]) for e in examples)),
+        digest=digest_json(sorted(_digests(examples))),
+        ordered_digest=digest_json(_digests(examples)),
     )
 
 
-def _joint_digest(sources: list[_Source]) -> str:
-    digests = [source.digest for source in sources]
-    return digests[0] if len(digests) == 1 else digest_json(digests)
+def _digests(examples: list[Example]) -> list[str]:
+    return [digest_json([example.id, example.label]) for example in examples]
 
 
 def _tokenizer_digest(base: Path) -> str:

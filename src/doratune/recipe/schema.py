@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, and nothing is coerced."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        # A default of 32 becomes 32.0, as it does when it is read back from a file.
-        validate_default=True,
-        use_attribute_docstrings=True,
-    )
+from doratune.recipe.gates import GatesSection
+from doratune.recipe.section import Positive, Section, Share
 
 
 class ModelSection(Section):
@@ -37,16 +23,41 @@ class ModelSection(Section):
     a CPU without arithmetic for it."""
 
 
+class SourceSection(Section):
+    """One of several sources of examples."""
+
+    path: str = Field(min_length=1)
+    """As in ``data.source``."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often its training examples are taken: 2 takes each twice, 0.5 takes half of them, chosen by
+    hash. Held-out examples are never repeated."""
+    config: str | None = None
+    """Configuration of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+
+
 class DataSection(Section):
     """Labelled examples, and how they become conversations."""
 
-    source: str = Field(min_length=1)
-    """A ``.jsonl`` or ``.json`` file, also with ``.gz``, or ``builtin:clauses``."""
+    source: (
+        Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
+    )
+    """A JSON Lines, JSON, CSV, TSV, Parquet or Arrow file, plain or ``.gz`` or ``.zst``; a hub dataset
+    such as ``org/name``; ``-`` for standard input; ``builtin:clauses``; or a list of these with
+    weights."""
     test_source: str | None = None
-    """A file of test examples; without it a share of ``source`` is held out."""
-    format: Literal["auto", "classification", "alpaca", "chat"] = "auto"
+    """Test examples, in one of these forms; without it a share of ``source`` is held out."""
+    format: Literal[
+        "auto", "classification", "alpaca", "chat", "sharegpt", "completion", "preference", "text"
+    ] = "auto"
     """``classification``: a text and a label column; ``alpaca``: instruction, input, output;
-    ``chat``: messages. ``auto`` decides by the columns of the first example."""
+    ``chat``: messages; ``sharegpt``: conversations; ``completion``: prompt, completion; ``preference``:
+    prompt, chosen, rejected; ``text``: plain text. ``auto`` decides by the columns of the first row."""
+    group_column: str | None = None
+    """Rows with the same value here, such as the contract they are from, never cross splits."""
     text_column: str = "text"
     """Text to classify, for ``classification``."""
     label_column: str = "label"
@@ -65,7 +76,7 @@ class DataSection(Section):
     min_label_count: Positive = 1
     """Labels with fewer training examples are dropped, together with their examples."""
     validation_share: Share = 0.1
-    """Share of ``source`` held out to measure the loss after training."""
+    """Share of the sources held out to measure the loss after training."""
     test_share: Share = 0.1
     """Ignored where ``test_source`` is given."""
     max_examples: dict[Literal["train", "validation", "test"], Positive] = {}
@@ -74,6 +85,16 @@ class DataSection(Section):
     """Longest example, in tokens, prompt and answer together."""
     on_too_long: Literal["fail", "drop"] = "fail"
     """What happens to a longer example. None is ever cut silently."""
+    max_rows: Positive = 5_000_000
+    """More rows are refused, since memory grows with them."""
+    gates: GatesSection = GatesSection()
+    """What is looked for in the data before it is split."""
+
+    @property
+    def sources(self) -> list[SourceSection]:
+        """``source`` as a list."""
+        source = self.source
+        return [SourceSection(path=source)] if isinstance(source, str) else source
 
     @field_validator("prompt")
     @classmethod

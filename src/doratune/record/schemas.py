@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -81,8 +81,13 @@ class RunFile(Record):
 class Message(Record):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    """Calls that an assistant turn makes, as the chat template takes them; content may be empty then."""
+    tool_call_id: str | None = None
+    name: str | None = None
+    """Name of the tool whose result a tool turn is."""
 
 
 class Example(Record):
@@ -91,7 +96,11 @@ class Example(Record):
     id: str
     """First 16 hexadecimal digits of the SHA-256 of the messages."""
     messages: list[Message]
-    """Ends with an assistant turn: the reference answer in evaluation."""
+    """Ends with an assistant turn, the reference answer in evaluation. Plain text is one such turn."""
+    rejected: list[Message] | None = None
+    """For preference data, the answer that is not preferred, in place of the last turn."""
+    tools: list[dict[str, Any]] | None = None
+    """JSON schemas of the tools the conversation may use."""
     label: str | None = None
     """The class, for classification data; then equal to the last turn's content."""
     place: str
@@ -121,6 +130,49 @@ class Interval(Record):
     """How the interval was made, such as ``Wilson`` or ``bootstrap (1000 draws, seed 0)``."""
 
 
+class GateExample(Record):
+    """One of the examples that a gate found."""
+
+    id: str
+    """`Example.id`, or the place again where no example could be made of the row."""
+    place: str
+    why: str
+
+
+class GateReport(Record):
+    """What one gate found in the data."""
+
+    gate: str
+    action: Literal["off", "report", "mask", "drop", "fail"]
+    thresholds: dict[str, float | int | str | list[str]] = {}
+    num_checked: int
+    num_found: int
+    num_dropped: int
+    kinds: dict[str, int] = {}
+    """Examples found, by kind, such as ``e-mail``; an example may be of several."""
+    examples: list[GateExample] = []
+    """Three at most."""
+    note: str = ""
+    """One sentence where the figures need it, such as why the gate did not run."""
+
+    @property
+    def share(self) -> float:
+        """Share of the checked examples that was found."""
+        return self.num_found / self.num_checked if self.num_checked else 0.0
+
+
+class SourceRecord(Record):
+    """One source as it was read."""
+
+    path: str
+    kind: str
+    """``jsonl``, ``csv``, ``parquet``, ``hub`` and so on."""
+    weight: float
+    num_rows: int
+    digest: str
+    """SHA-256 of the bytes read (of the generator's output for built-in data)."""
+
+
 class SplitSummary(Record):
     """What one split holds."""
 
@@ -131,16 +183,23 @@ class SplitSummary(Record):
     """Tokens of the longest example."""
     label_counts: dict[str, int] = {}
     digest: str
-    """SHA-256 over the examples, independent of their order."""
+    """SHA-256 over the examples, independent of their order and of the source's file format."""
+    ordered_digest: str
+    """The same, dependent on their order."""
 
 
 class DataFile(RunFile):
     """``data.json``: what went in and what was left out."""
 
-    source: str
-    source_digest: str
-    """SHA-256 of the source file or files as read (of the generator's output for built-in data)."""
+    sources: list[SourceRecord]
     format: str
+    format_reason: str
+    """Why the data is read as this format."""
+    digest: str
+    """SHA-256 over the examples of all splits, independent of order, file format and compression."""
+    ordered_digest: str
+    """The same, dependent on the order."""
+    gates: list[GateReport] = []
     labels: list[str] | None
     """The closed label set of a classification task, sorted; None for open tasks."""
     splits: dict[Split, SplitSummary]

@@ -152,9 +152,10 @@ def limits(records: Records) -> list[str]:
         "General abilities, by MMLU for instance, were not measured. The model may have forgotten "
         "what the task does not ask for."
     )
-    if records.data and records.data.source.startswith("builtin:"):
+    made = [s.path for s in records.data.sources if s.kind == "builtin"] if records.data else []
+    if made:
         sentences.append(
-            f"The examples come from a generator ({records.data.source}). They show that the path "
+            f"The examples come from a generator ({', '.join(made)}). They show that the path "
             "works, not how the model does on texts of your own."
         )
     elif records.recipe and records.recipe.data.test_source is None:
