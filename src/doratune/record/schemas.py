@@ -88,13 +88,15 @@ class Message(Record):
     tool_call_id: str | None = None
     name: str | None = None
     """Name of the tool whose result a tool turn is."""
+    weight: Literal[0] | None = None
+    """0 for an assistant turn that is not trained on; OpenAI's name for it."""
 
 
 class Example(Record):
     """One line of ``data/<split>.jsonl``: a conversation whose assistant turns are trained on."""
 
     id: str
-    """First 16 hexadecimal digits of the SHA-256 of the messages."""
+    """First 16 hexadecimal digits of the SHA-256 of the messages, rejected answer and tools."""
     messages: list[Message]
     """Ends with an assistant turn, the reference answer in evaluation. Plain text is one such turn."""
     rejected: list[Message] | None = None
