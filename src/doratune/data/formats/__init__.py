@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from doratune.data.formats import alpaca, chat, classification, columns
+from doratune.data.formats import (
+    alpaca,
+    chat,
+    classification,
+    completion,
+    preference,
+    sharegpt,
+    text,
+)
+from doratune.data.formats.detect import detect_format
 from doratune.data.formats.draft import Draft, Format, content_digest, to_example
 from doratune.data.read import Row, refuse
 from doratune.errors import DataError
@@ -24,6 +33,10 @@ _READERS: dict[Format, Callable[[Row, DataSection], Draft | None]] = {
     "classification": classification.read,
     "alpaca": alpaca.read,
     "chat": chat.read,
+    "sharegpt": sharegpt.read,
+    "completion": completion.read,
+    "preference": preference.read,
+    "text": text.read,
 }
 
 
@@ -34,36 +47,6 @@ def to_draft(row: Row, form: Format, section: DataSection) -> Draft | None:
         DataError: The row does not fit the format. The message does not repeat the row's place.
     """
     return _READERS[form](row, section)
-
-
-def detect_format(rows: Sequence[Row], section: DataSection) -> tuple[Format, str]:
-    """The format that the recipe names, or else the one that the columns fit, and the reason.
-
-    Args:
-        rows: The first rows of a source, at least one.
-        section: The recipe's data section.
-
-    Raises:
-        DataError: The columns fit no format, or several.
-    """
-    if section.format != "auto":
-        return section.format, f"data.format is {section.format!r}"
-    row = rows[0]
-    needed: dict[Format, set[str]] = {
-        "classification": {section.text_column, section.label_column},
-        "alpaca": {"instruction", "output"},
-        "chat": {"messages"},
-    }
-    fitting = [name for name, needs in needed.items() if needs <= row.content.keys()]
-    if len(fitting) == 1:
-        found = ", ".join(repr(name) for name in row.content if name in needed[fitting[0]])
-        return fitting[0], f"columns {found} of {row.place}"
-    known = "; ".join(f"{name} has {' and '.join(sorted(c))}" for name, c in needed.items())
-    problem = f"fit {' and '.join(fitting)}" if fitting else "fit no known format"
-    raise DataError(
-        f"{row.place}: the columns {columns.names(row)} {problem} ({known}). Set data.format, or "
-        "for classification data.text_column and data.label_column."
-    )
 
 
 def read_drafts(

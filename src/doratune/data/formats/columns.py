@@ -55,19 +55,31 @@ def optional_text(row: Row, name: str) -> str | None:
     return value if value and value.strip() else None
 
 
+def with_input(row: Row, asked: str) -> str:
+    """What is asked and, after a blank line, Alpaca's column ``input`` where it says anything.
+
+    Raises:
+        DataError: ``input`` is no text.
+    """
+    more = optional_text(row, "input")
+    return asked if more is None else f"{asked}\n\n{more}"
+
+
 def group(row: Row, section: DataSection, asked: str) -> str:
-    """The user's group of a row: ``data.group_column``, else the source's own, else what is asked.
+    """The group of a row: its value of ``data.group_column``, or its source's, or what is asked.
 
     Raises:
         DataError: The column is missing, or holds neither a string nor an integer.
     """
-    if section.group_column is None:
+    value = None
+    if section.group_column is not None:
+        value = column(row, section.group_column, "data.group_column")
+    if value is None:
         return row.group or asked
-    value = column(row, section.group_column, "data.group_column")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(
             f"{section.group_column} (data.group_column) is {short(value)}; expected a string or "
-            "an integer that names the group"
+            "an integer that names the group, or null for none"
         )
     return str(value)
 
