@@ -9,8 +9,7 @@ import torch
 from benchmarks import train_step
 from benchmarks.parts.models import llama, parse_dtype
 from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted
-from benchmarks.parts.rows import OURS, Row, rows_of
-from benchmarks.parts.timing import Action, take_turns
+from benchmarks.parts.rows import OURS, Row
 from benchmarks.train_step import Setting
 
 SECONDS = 60
@@ -39,19 +38,9 @@ def measure(setting: Setting, device: str, seconds: float) -> list[Row]:
     ids = train_step.token_ids(base, setting.batch, setting.length).to(device)
     train_step.run_gate(setting, dtype, device, base, ids, PROVIDERS, torch.compile)
     torch.compiler.reset()
-    actions = {}
-    for name in PROVIDERS:
-        model = torch.compile(adapted(base, name, setting.r, setting.dropout))
-        actions[name] = Action(train_step.step(model, ids))
-    return rows_of(
-        take_turns(actions, seconds, device),
-        benchmark="compile",
-        op=f"model of {LAYERS} layers, compiled",
-        shape=setting.shape(),
-        dtype=setting.dtype,
-        dropout=setting.dropout,
-        metric="step",
-        unit="s",
-        device=device,
-        peers=PROVIDERS[:2],
-    )
+    models = {
+        name: torch.compile(adapted(base, name, setting.r, setting.dropout)) for name in PROVIDERS
+    }
+    op = f"model of {LAYERS} layers, compiled"
+    peers = PROVIDERS[:2]
+    return train_step.time_steps("compile", op, setting, models, ids, device, seconds, peers)

@@ -11,8 +11,7 @@ from benchmarks import train_step
 from benchmarks.parts import gate
 from benchmarks.parts.models import parse_dtype, to_nf4
 from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted
-from benchmarks.parts.rows import OURS, Row, rows_of
-from benchmarks.parts.timing import Action, take_turns
+from benchmarks.parts.rows import OURS, Row
 from benchmarks.train_step import Setting
 
 SECONDS = 200
@@ -50,16 +49,6 @@ def measure(setting: Setting, device: str, seconds: float) -> list[Row]:
     if big:
         quantized = to_nf4(base)[0]
     models = {name: adapted(quantized, name, setting.r, setting.dropout) for name in PROVIDERS}
-    actions = {name: Action(train_step.step(model, ids)) for name, model in models.items()}
-    return rows_of(
-        take_turns(actions, seconds, device),
-        benchmark="quantized_step",
-        op="model, NF4",
-        shape=setting.shape(),
-        dtype=setting.dtype,
-        dropout=setting.dropout,
-        metric="step",
-        unit="s",
-        device=device,
-        peers=PROVIDERS[:2],
-    )
+    op = "model, NF4"
+    peers = PROVIDERS[:2]
+    return train_step.time_steps("quantized_step", op, setting, models, ids, device, seconds, peers)

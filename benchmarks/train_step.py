@@ -5,7 +5,7 @@ Timed: forward, backward, fused AdamW on all adapters, zero_grad. All linear lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,18 +71,32 @@ def measure(setting: Setting, device: str, seconds: float) -> list[Row]:
     ids = token_ids(base, setting.batch, setting.length).to(device)
     run_gate(setting, dtype, device, base, ids, setting.providers)
     models = {name: adapted(base, name, setting.r, setting.dropout) for name in setting.providers}
+    return time_steps("train_step", "model", setting, models, ids, device, seconds, PEERS)
+
+
+def time_steps(
+    benchmark: str,
+    op: str,
+    setting: Setting,
+    models: Mapping[str, nn.Module],
+    ids: torch.Tensor,
+    device: str,
+    seconds: float,
+    peers: Sequence[str],
+) -> list[Row]:
+    """Rows of training steps of these models, by provider, in turns."""
     actions = {name: Action(step(model, ids)) for name, model in models.items()}
     return rows_of(
         take_turns(actions, seconds, device),
-        benchmark="train_step",
-        op="model",
+        benchmark=benchmark,
+        op=op,
         shape=setting.shape(),
         dtype=setting.dtype,
         dropout=setting.dropout,
         metric="step",
         unit="s",
         device=device,
-        peers=PEERS,
+        peers=peers,
     )
 
 

@@ -12,15 +12,21 @@ times too far."""
 
 
 def assert_as_accurate(
-    name: str, candidate: Tensor, plain: Tensor, exact: Tensor, precision: torch.dtype
+    name: str,
+    candidate: Tensor,
+    plain: Tensor,
+    exact: Tensor,
+    precision: torch.dtype,
+    allowance: float = 0.0,
 ) -> None:
     """Fails where ``candidate`` is more than FACTOR times as far from ``exact`` as ``plain`` is.
 
     On a single number plain code may be exact by luck: there, two roundings in ``precision`` pass.
+    ``allowance`` is a relative error that the machine adds, not the code.
     """
     assert candidate.shape == exact.shape, f"{name}: {candidate.shape} is not {exact.shape}"
     assert candidate.isfinite().all(), f"{name}: not finite"
-    allowed = FACTOR * _error(plain, exact)
+    allowed = FACTOR * _error(plain, exact) + allowance
     if exact.numel() == 1:
         allowed = max(allowed, 2 * torch.finfo(precision).eps)
     found = _error(candidate, exact)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.accuracy import assert_as_accurate
+
 pytest.importorskip("triton", reason="triton is not installed")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,11 +31,4 @@ def ulp(exact: Tensor, dtype: torch.dtype) -> float:
 
 def assert_close(name: str, found: Tensor, plain: Tensor, exact: Tensor) -> None:
     """The 4x rule of tests/accuracy.py, with the interpreter's own rounding allowed for."""
-    assert found.shape == exact.shape, f"{name}: {found.shape} is not {exact.shape}"
-    assert found.isfinite().all(), f"{name}: not finite"
-    scale = exact.norm().item() or 1.0
-    error, usual = ((t.double() - exact).norm().item() / scale for t in (found, plain))
-    allowed = 4 * usual + ulp(exact, found.dtype)
-    if exact.numel() == 1:
-        allowed = max(allowed, 2 * torch.finfo(found.dtype).eps)
-    assert error <= allowed, f"{name}: relative error {error:.3g}, allowed {allowed:.3g}"
+    assert_as_accurate(name, found, plain, exact, found.dtype, ulp(exact, found.dtype))

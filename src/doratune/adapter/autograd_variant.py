@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor
 
 from doratune.adapter.adapted_norm import AdaptedNorm
 from doratune.adapter.sharding import whole_weight
 from doratune.adapter.variant import forget_base
+from doratune.ops import mag_norm_scale
 
 
 class FastDoraAutogradVariant(LoraVariant):
@@ -48,8 +48,7 @@ class FastDoraAutogradVariant(LoraVariant):
         """
         n_O = self.weight_norm(module, adapter_name)
         m_O = whole_weight(module.lora_magnitude_vector[adapter_name]).flatten()
-        # Where n is 0, m / 1 is computed and not chosen: a division by 0 would give m a gradient of NaN.
-        g_O = torch.where(n_O == 0, 1.0, m_O / torch.where(n_O == 0, 1.0, n_O))
+        g_O = mag_norm_scale(m_O, n_O)
         shape = [-1 if each == dim % unscaled.dim() else 1 for each in range(unscaled.dim())]
         # Not g y + (1 - g) bias: there the gradient of g is a difference of two large sums.
         without_bias = unscaled if bias is None else unscaled - bias.view(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -67,8 +68,9 @@ class FastDoraLinearVariant(DoraLinearVariant):
             return self._infer(module, x, result, A, B, m, scaling)
         W = plain_weight(base_layer)
         n = self.norm.of(module, A, B, scaling, W)
-        stands_in = W is not None and W.dtype == result.dtype and active_adapter == first
-        weight = W if W is not None and stands_in else self.norm.base(module).rows
+        weight: Tensor | Callable[[Tensor], Tensor] = self.norm.base(module).rows
+        if W is not None and W.dtype == result.dtype and active_adapter == first:
+            weight = W
         return dora_linear(result, x, weight, A, B, m, n, scaling, whole_bias(base_layer), p)
 
     def _infer(
@@ -86,7 +88,7 @@ class FastDoraLinearVariant(DoraLinearVariant):
 
         def make() -> _FixedFactors:
             n_O = self.norm.of(module, A, B, scaling, plain_weight(module.get_base_layer()))
-            g_O = mag_norm_scale(m, n_O)
+            g_O = mag_norm_scale(m.float(), n_O)
             return _FixedFactors(
                 A.to(dtype).T,
                 g_O,

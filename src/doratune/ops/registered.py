@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from doratune.ops import launch
-from doratune.ops.dora_linear import eager, steps
+from doratune.ops.dora_linear import eager, mag_norm_scale, steps
 from doratune.ops.precision import full_precision
 from doratune.ops.weight_norm import eager as norm
 
@@ -58,8 +58,7 @@ def dora_linear(
     dtype = base_result.dtype
     if W_OI is not None:
         base_result = base_result.detach()
-    zero_O = n_O == 0  # n inside is 1 there, for the gradient of m: 0, not 0 / 0
-    g_O = torch.where(zero_O, 1.0, m_O.float() / torch.where(zero_O, 1.0, n_O.detach()))
+    g_O = mag_norm_scale(m_O.float(), n_O.detach())
     dropout_p = steps.round_share(dropout_p)
     seed = None
     if dropout_p:
@@ -153,9 +152,7 @@ def dora_linear_backward_op(
             dB_OR = _scaled(found.gB_OR, g_O, scaling, B_OR.dtype)
         dbias_O = None
         if bias_O is not None and needs[5]:
-            # The rest of it, g Σ dy, comes through the base result, where that has a gradient.
-            share_O = 1 if W_OI is not None else 1 - g_O
-            dbias_O = (share_O * dy_TO.sum(0, dtype=torch.float32)).to(bias_O.dtype)
+            dbias_O = steps.bias_grad(dy_TO, g_O, W_OI is not None).to(bias_O.dtype)
     grads = (found.base_TO, found.x_TI, found.A_RI, dB_OR, found.g_O, dbias_O)
     return [grad for grad in grads if grad is not None]
 
@@ -194,22 +191,7 @@ def weight_norm_op(
     base = norm.BaseWeight(
         norm_squared_O, lambda A: W_OI @ A.to(W_OI.dtype).T, lambda index_K: W_OI[index_K]
     )
-    if not launch.uses_triton(W_OI):
-        return norm.weight_norm(base, A_RI, B_OR, scaling)
-    from doratune.ops.weight_norm.triton import finish_norm
-
-    with full_precision(W_OI.device):
-        gram_RR = A_RI.float() @ A_RI.float().T
-        return finish_norm(
-            norm_squared_O,
-            base.project(A_RI),
-            gram_RR,
-            B_OR,
-            scaling,
-            W_OI,
-            A_RI,
-            base.zero_squared,
-        )
+    return norm.weight_norm(base, A_RI, B_OR, scaling, W_OI)
 
 
 @weight_norm_op.register_fake

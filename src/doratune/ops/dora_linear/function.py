@@ -66,8 +66,10 @@ def dora_linear(
 
 
 def mag_norm_scale(m_O: Tensor, n_O: Tensor) -> Tensor:
-    """``g = m / n`` in float32; 1 where the row of the adapted weight is zero."""
-    return (m_O.float() / n_O).masked_fill_(n_O == 0, 1)
+    """``g = m / n`` in the wider dtype of the two; 1, without gradient, where n is 0."""
+    zero_O = n_O == 0
+    # n becomes 1 there: masking alone would leave m a gradient of 0 / 0.
+    return (m_O / n_O.masked_fill(zero_O, 1)).masked_fill(zero_O, 1)
 
 
 class _DoraLinear(torch.autograd.Function):
@@ -93,7 +95,7 @@ class _DoraLinear(torch.autograd.Function):
         x_TI = x.reshape(-1, x.shape[-1]).to(dtype)
         with full_precision(base_result.device):
             A_cast_RI = A_RI.to(dtype)
-            g_O = mag_norm_scale(m_O, n_O)
+            g_O = mag_norm_scale(m_O.float(), n_O)
             sg_O1 = (g_O * scaling).unsqueeze(1)
             gB_OR = (B_OR * sg_O1).to(dtype)
             mask = steps.backend(x_TI).draw_mask(x_TI, dropout_p) if dropout_p else None
@@ -135,7 +137,5 @@ class _DoraLinear(torch.autograd.Function):
         if grads.g_O is not None:
             dm_O = (grads.g_O / n_O).masked_fill_(n_O == 0, 0).to(m_O.dtype)
         if bias:
-            # The rest of the bias's gradient, g Σ dy, comes through the base result.
-            dbias_O = dy_TO.sum(0, dtype=torch.float32)
-            dbias_O = (dbias_O if ctx.through_base else (1 - g_O) * dbias_O).to(bias_O.dtype)
+            dbias_O = steps.bias_grad(dy_TO, g_O, ctx.through_base).to(bias_O.dtype)
         return dbase, dx, None, dA_RI, dB_OR, dm_O, None, None, dbias_O, None

@@ -141,6 +141,12 @@ def backward(
     return Grads(base_TO if needs.base else None, dx_TI, dA_RI, dgB_OR, dg_O)
 
 
+def bias_grad(dy_TO: Tensor, g_O: Tensor, through_base: bool) -> Tensor:
+    """``Σ_t dy``, (O,), float32; without ``through_base`` less ``g Σ_t dy``, which the base result gives."""
+    sum_O = dy_TO.sum(0, dtype=torch.float32)
+    return sum_O if through_base else (1 - g_O) * sum_O
+
+
 def _upscale(dropout_p: float) -> float:
     return 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
 

@@ -70,12 +70,11 @@ def weight_norm(
         if W_OI is not None and launch.uses_triton(W_OI):
             from doratune.ops.weight_norm.triton import finish_norm
 
-            product_OR, gram_RR = W_OI @ A_RI.to(W_OI.dtype).T, A_RI.float() @ A_RI.float().T
-            factors = (product_OR, gram_RR, B_OR, scaling, W_OI, A_RI)
+            gram_RR = A_RI.float() @ A_RI.float().T
+            factors = (base.project(A_RI), gram_RR, B_OR, scaling, W_OI, A_RI)
             return finish_norm(base.norm_squared_O, *factors, base.zero_squared)
         A_RI, B_OR = A_RI.float(), B_OR.float()
-        product_OR = base.project(A_RI) if W_OI is None else W_OI @ A_RI.to(W_OI.dtype).T
-        product_OR = product_OR.float()
+        product_OR = base.project(A_RI).float()
         # s b · (2 W A^T + s b A A^T), for the cross term and the update's own norm at once
         product_OR = torch.addmm(product_OR, B_OR, A_RI @ A_RI.T, beta=2, alpha=scaling)
         squared_O = torch.add(base.norm_squared_O, (product_OR * B_OR).sum(1), alpha=scaling)
