@@ -1,17 +1,17 @@
-"""The review sample: which examples a person should look at, and whether their verdict is good enough."""
+"""The review sample: what a person should look at, and whether their verdict is good enough."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from doratune.errors import DataError, StorageError
+from doratune.errors import DataError
 from doratune.recipe.gates import ReviewGate
-from doratune.record.files import digest_file
-from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, summarise
+from doratune.record.review import record_review
 from doratune.record.run_folder import RunFolder
 
 
@@ -35,7 +35,7 @@ def choose_sample(
     """
     hashes = np.fromiter((_hash(seed, id) for id in ids), np.uint64, len(ids))
     order = np.unique(hashes, return_index=True)[1].tolist()
-    wanted = max(gate.min_examples, round(gate.share * len(order)))
+    wanted = max(gate.min_examples, math.ceil(gate.share * len(order)))
     counts = Counter(labels[index] for index in order)
     places = _places(counts, min(wanted, gate.max_examples, len(order)))
     chosen = []
@@ -46,39 +46,6 @@ def choose_sample(
     return chosen
 
 
-def read_sample(run: RunFolder) -> list[ReviewItem]:
-    """The examples to be reviewed.
-
-    Raises:
-        StorageError: There are none yet, or the file was changed.
-    """
-    if not run.review_sample.exists():
-        raise StorageError(
-            f"{run.review_sample} does not exist, so there is nothing to review yet. "
-            "Run `doratune data` first."
-        )
-    return ReviewItem.read_lines(run.review_sample)
-
-
-def record_review(run: RunFolder) -> ReviewFile:
-    """Counts the verdicts given so far, and notes them in ``review.json`` and ``record.json``.
-
-    Raises:
-        StorageError: There is no review sample.
-    """
-    items = read_sample(run)
-    digest = digest_file(run.review_sample)
-    verdicts = ReviewVerdict.read_lines(run.verdicts)
-    file = summarise(items, verdicts, digest)
-    run.run_stage(
-        "review",
-        inputs={"sample": digest, "verdicts": digest_file(run.verdicts) if verdicts else ""},
-        outputs=[run.review],
-        work=lambda: file.write(run.review),
-    )
-    return file
-
-
 def require_review(run: RunFolder, gate: ReviewGate) -> None:
     """Refuses to go on before people have approved of the review sample, where the recipe asks so.
 
@@ -87,28 +54,12 @@ def require_review(run: RunFolder, gate: ReviewGate) -> None:
     """
     if gate.action == "off" and not run.verdicts.exists():
         return
-    file = record_review(run)
-    problem = review_problem(file, gate)
-    if gate.action == "fail" and problem:
+    problem = record_review(run).problem(gate.max_rejected)
+    if problem and gate.action == "fail":
         raise DataError(
-            f"{problem}, and data.gates.review.action is fail. Run `doratune review data {run.path}`, "
-            "then the same command again."
+            f"The data may not be trained on yet: {problem}. Run `doratune review data {run.path}`, "
+            "then this command again. (data.gates.review.action is fail.)"
         )
-
-
-def review_problem(file: ReviewFile, gate: ReviewGate) -> str:
-    """Why the review is not good enough to train on; empty when it is."""
-    if not file.finished:
-        return (
-            f"{file.num_judged} of the {file.num_examples} examples to be reviewed have a verdict"
-        )
-    if file.rejected_share > gate.max_rejected:
-        return (
-            f"Reviewers rejected {file.num_rejected} of {file.num_examples} examples "
-            f"({file.rejected_share:.0%}); data.gates.review.max_rejected allows "
-            f"{gate.max_rejected:.0%}"
-        )
-    return ""
 
 
 def _places(counts: Counter[str | None], number: int) -> dict[str | None, int]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from doratune.errors import StorageError
+from doratune.record.files import digest_file
+from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Example, Message, Record, RunFile, Split
 
 
@@ -82,14 +84,27 @@ class ReviewFile(RunFile):
     notes: list[ReviewNote] = []
 
     @property
-    def finished(self) -> bool:
-        """Whether every example has a verdict."""
-        return self.num_judged == self.num_examples
-
-    @property
     def rejected_share(self) -> float:
         """Share of the judged examples that somebody rejected."""
         return self.num_rejected / self.num_judged if self.num_judged else 0.0
+
+    def problem(self, max_rejected: float) -> str:
+        """Why the outcome is not good enough to train on; empty when it is.
+
+        Args:
+            max_rejected: Share of the sample that may be rejected.
+        """
+        if self.num_judged < self.num_examples:
+            return (
+                f"{self.num_judged} of {self.num_examples} examples to be reviewed have a verdict"
+            )
+        if self.rejected_share > max_rejected:
+            return (
+                f"{self.num_rejected} of {self.num_examples} reviewed examples were rejected, and "
+                f"data.gates.review.max_rejected allows {max_rejected:.0%}; mend the data (the "
+                "notes are in review.json) and prepare it again, or take verdicts back"
+            )
+        return ""
 
 
 Standing = dict[str, dict[str, ReviewVerdict]]
@@ -161,4 +176,39 @@ def summarise(
                         note=line.note,
                     )
                 )
+    return file
+
+
+def read_sample(run: RunFolder) -> list[ReviewItem]:
+    """The examples to be reviewed.
+
+    Raises:
+        StorageError: There are none yet, or the file was changed.
+    """
+    if not run.review_sample.exists():
+        raise StorageError(
+            f"{run.review_sample} does not exist, so there is nothing to review yet. "
+            "Run `doratune data` first."
+        )
+    return ReviewItem.read_lines(run.review_sample)
+
+
+def record_review(run: RunFolder) -> ReviewFile:
+    """Counts the verdicts given so far, and notes them in ``review.json`` and ``record.json``.
+
+    Whoever calls it holds the run folder's lock.
+
+    Raises:
+        StorageError: There is no review sample.
+    """
+    items = read_sample(run)
+    digest = digest_file(run.review_sample)
+    verdicts = ReviewVerdict.read_lines(run.verdicts)
+    file = summarise(items, verdicts, digest)
+    run.run_stage(
+        "review",
+        inputs={"sample": digest, "verdicts": digest_file(run.verdicts) if verdicts else ""},
+        outputs=[run.review],
+        work=lambda: file.write(run.review),
+    )
     return file

@@ -1,0 +1,80 @@
+"""Single keystrokes in, text of strangers out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import termios
+import tty
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from doratune.errors import ConfigError
+
+_BIDIRECTIONAL = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+def require_terminal(command: str, instead: str) -> None:
+    """Refuses to ask where nobody can answer.
+
+    Raises:
+        ConfigError: Standard input or output is no terminal.
+    """
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if not stream.isatty():
+            raise ConfigError(
+                f"`{command}` asks for single keystrokes, and standard {name} is not a terminal. "
+                f"Run it in one, or {instead}."
+            )
+
+
+@contextmanager
+def keyboard() -> Iterator[Iterator[str]]:
+    """Keys as they are pressed, without Enter and without echo; an arrow is one key.
+
+    The terminal is as it was before while the body is not waiting for a key inside `line_editing`,
+    and after it, whatever happens. The keys end when the terminal goes away.
+    """
+    settings = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield _keys(sys.stdin.fileno())
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
+
+
+@contextmanager
+def line_editing() -> Iterator[None]:
+    """The terminal's own echo and Enter, for a while inside `keyboard`."""
+    settings = termios.tcgetattr(sys.stdin)
+    lines = termios.tcgetattr(sys.stdin)
+    lines[3] |= termios.ICANON | termios.ECHO
+    try:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, lines)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
+
+
+def visible(text: str) -> str:
+    """The text with every control character shown as a sign, so that none reaches the terminal."""
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t" or (code >= 32 and character.isascii() and code != 127):
+        return character
+    if code < 32:
+        return chr(0x2400 + code)
+    if code in _BIDIRECTIONAL or unicodedata.category(character) in ("Cc", "Cs"):
+        return f"<U+{code:04X}>"
+    return character
+
+
+def _keys(descriptor: int) -> Iterator[str]:
+    while data := os.read(descriptor, 64):
+        text = data.decode(errors="replace")
+        # The terminal sends the bytes of one special key together, and those begin with Escape.
+        yield from [text] if text.startswith("\x1b") else text
