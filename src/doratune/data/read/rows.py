@@ -42,6 +42,16 @@ class Chunk(Protocol):
         """Parses the rows, in the order of the source."""
 
 
+class Made(NamedTuple):
+    """Rows that need no parsing."""
+
+    made: list[Row]
+
+    def rows(self) -> list[Row | Unreadable]:
+        """The rows."""
+        return list(self.made)
+
+
 def refuse(problems: list[str], what: str) -> None:
     """Raises one error for all problems of a source, if there are any.
 
@@ -61,3 +71,17 @@ def excerpt(text: str, position: int = 0) -> str:
     """The text around a position, short enough for a message."""
     start, stop = max(0, position - 20), position + 20
     return repr(text[start:stop].strip())
+
+
+def unreadable(place: str, problem: str, data: bytes) -> Unreadable:
+    """What is wrong at a place, with the start of its bytes."""
+    # A character takes four bytes at most.
+    return Unreadable(place, problem, data[: 4 * MAX_RAW].decode(errors="replace")[:MAX_RAW])
+
+
+def too_large(place: str, what: str) -> DataError:
+    """The error of a row larger than `MAX_ROW_BYTES`."""
+    return DataError(
+        f"{place}: the {what} that starts here is larger than {MAX_ROW_BYTES >> 20} MiB; expected one "
+        "example. Is a line end or a closing quote missing?"
+    )

@@ -2,65 +2,181 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from doratune.data.read.json_lines import JsonLines
-from doratune.data.read.rows import Chunk
+from doratune.data.clauses import clauses
+from doratune.data.read.columnar import read_columnar
+from doratune.data.read.delimited import read_delimited
+from doratune.data.read.hub import Repository
+from doratune.data.read.json_lines import read_json_lines
+from doratune.data.read.json_list import read_json_list
+from doratune.data.read.rows import Chunk, Made, Row
+from doratune.data.read.standard_input import spool
+from doratune.data.read.streams import CODECS, DataFile
 from doratune.errors import DataError
 from doratune.recipe.schema import SourceSection
-from doratune.record.files import digest_file
+from doratune.record.files import digest_file, digest_json
+
+_KINDS = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+_BUILTIN = {"builtin:clauses": clauses}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source that is there and of a known kind; nothing of it is in memory."""
+    """One source that is there and of a known kind. Nothing of it is in memory."""
 
     path: str
     """As the recipe has it."""
     kind: str
     """``jsonl``, ``json``, ``csv``, ``tsv``, ``parquet``, ``arrow``, ``hub`` or ``builtin``."""
     weight: float
-    _read: Callable[[int], Iterator[Chunk]]
+    _chunks: Callable[[int], Iterator[Chunk]]
     _digest: Callable[[], str]
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """Reads the source from its start.
 
         Args:
-            size: Most rows in a chunk; there are fewer where rows are large (1 MiB a chunk, or one row).
+            size: Rows in a chunk; there are fewer where rows are large (about 1 MiB, or one row).
 
         Raises:
-            DataError: The source as a whole is broken or holds no row.
+            DataError: The source breaks off, cannot be read on, or holds no row. Rows that came
+                before are then of no use.
         """
-        return self._read(size)
+        empty = True
+        for chunk in self._chunks(size):
+            empty = False
+            yield chunk
+        if empty:
+            raise DataError(f"{self.path} holds no rows; at least one example is needed.")
 
     def digest(self) -> str:
-        """The SHA-256 of the bytes, in hexadecimal."""
+        """SHA-256 of the file's bytes, or of commit, configuration and split of a hub dataset."""
         return self._digest()
 
 
 def open_source(section: SourceSection, work: Path) -> Source:
     """Finds a source and sees what kind it is.
 
+    A local path wins over a hub dataset of the same name.
+
     Args:
-        section: The recipe's words.
+        section: What the recipe says of it.
         work: Folder for what has to be on disk to be read, such as standard input.
 
     Raises:
-        DataError: It is missing, empty, or of an unknown kind.
+        DataError: It is missing, empty, not what its name says, or of an unknown kind.
+        StorageError: ``work`` cannot be written.
     """
-    path = Path(section.path)
+    name, path = section.path, Path(section.path).expanduser()
+    if name.startswith("builtin:"):
+        _refuse_hub_words(section, "built in")
+        return _builtin(section)
+    if path.is_dir() or _is_hub_id(name):
+        repository = Repository.find(section)
+        return Source(name, "hub", section.weight, repository.chunks, repository.digest)
+    _refuse_hub_words(section, "a file")
+    file = spool(work) if name == "-" else _file(name, path)
+    file.check_start()
+    return Source(
+        name, file.kind, section.weight, _reader(file, work), partial(digest_file, file.path)
+    )
+
+
+def _reader(file: DataFile, work: Path) -> Callable[[int], Iterator[Chunk]]:
+    if file.kind == "jsonl":
+        return partial(read_json_lines, file)
+    if file.kind == "json":
+        return partial(read_json_list, file)
+    if file.kind in ("csv", "tsv"):
+        return partial(read_delimited, file)
+    return partial(read_columnar, file, work)
+
+
+def _file(name: str, path: Path) -> DataFile:
+    """The file and what its name says of it.
+
+    Raises:
+        DataError: There is none, or its suffix is unknown.
+    """
+    if not path.exists():
+        raise DataError(_missing(path))
     if not path.is_file():
-        raise DataError(f"There is no data file {section.path!r}.")
+        raise DataError(f"{name} is neither a file nor a folder; name a file, or pipe it into '-'.")
+    kind = _kind(path)
+    if kind is None:
+        raise DataError(
+            f"The data file {name!r} is of no known kind; its name should end with "
+            f"{', '.join(_KINDS)}, or with one of these and {' or '.join(CODECS)}."
+        )
+    return DataFile(name, path, kind, CODECS.get(path.suffix))
 
-    def read(size: int) -> Iterator[Chunk]:
-        with path.open("rb") as file:
-            first = 1
-            while lines := file.read().split(b"\n"):
-                for start in range(0, len(lines), size):
-                    yield JsonLines(section.path, first + start, lines[start : start + size])
-                return
 
-    return Source(section.path, "jsonl", section.weight, read, lambda: digest_file(path))
+def _kind(path: Path) -> str | None:
+    plain = path.with_suffix("") if path.suffix in CODECS else path
+    return _KINDS.get(plain.suffix)
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can only be a hub dataset: its like, and not that of a file that is missing."""
+    path = Path(name)
+    return (
+        _HUB_ID.fullmatch(name) is not None
+        and not path.exists()
+        and not path.parent.exists()
+        and _kind(path) is None
+        and path.parts[0] != ".."
+    )
+
+
+def _missing(path: Path) -> str:
+    text = f"There is no data file {str(path)!r}"
+    if not path.parent.is_dir():
+        return (
+            f"{text}: the folder {str(path.parent)!r} does not exist. Paths are relative to the "
+            "current directory; a hub dataset is named as org/name."
+        )
+    files = sorted(p.name for p in path.parent.iterdir() if p.is_file() and _kind(p))
+    near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.5)
+    if near:
+        return f"{text}. Did you mean {' or '.join(repr(str(path.with_name(n))) for n in near)}?"
+    return (
+        f"{text}. Paths are relative to the current directory; a hub dataset is named as org/name."
+    )
+
+
+def _refuse_hub_words(section: SourceSection, what: str) -> None:
+    for key in ("config", "split", "revision"):
+        value = getattr(section, key)
+        if value != SourceSection.model_fields[key].default:
+            raise DataError(
+                f"The source {section.path!r} is {what} and has no {key}; {key} {value!r} is for hub "
+                "datasets. Remove it."
+            )
+
+
+def _builtin(section: SourceSection) -> Source:
+    if section.path not in _BUILTIN:
+        raise DataError(f"There is no {section.path!r}. Built in are: {', '.join(_BUILTIN)}.")
+    made = _BUILTIN[section.path]()
+
+    def chunks(size: int) -> Iterator[Chunk]:
+        rows = [Row(dict(r), f"{section.path}:{n}", r["group"]) for n, r in enumerate(made, 1)]
+        for start in range(0, len(rows), size):
+            yield Made(rows[start : start + size])
+
+    return Source(section.path, "builtin", section.weight, chunks, lambda: digest_json(made))
