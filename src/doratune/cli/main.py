@@ -13,10 +13,12 @@ from rich.console import Console
 
 from doratune import __version__
 from doratune.cli.check import check
+from doratune.cli.data import data
 from doratune.cli.init import init
 from doratune.cli.quickstart import quickstart
+from doratune.cli.review import review
 from doratune.cli.run import run
-from doratune.cli.stages import data, evaluate, merge, report, train, verify
+from doratune.cli.stages import evaluate, merge, report, train, verify
 from doratune.errors import DoratuneError, StorageError
 
 app = typer.Typer(
@@ -40,7 +42,8 @@ app.command()(quickstart)
 app.command()(init)
 app.command()(run)
 app.command()(check)
-app.command()(data)
+app.add_typer(data, name="data")
+app.add_typer(review, name="review")
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(merge)

@@ -52,37 +52,33 @@ def _load(door: str) -> Callable[[RunFolder, Recipe], bool]:
         ) from error
 
 
-def _command(stage: str, target: Path, runs: Path) -> None:
+def stage_command(stage: str, target: Path, runs: Path) -> None:
+    """What every command of one stage does."""
     recipe, run = read_target(target, runs)
     with opened(recipe, run):
         run_stage(stage, run, recipe)
 
 
-def data(recipe: Target, runs: Runs = RUNS) -> None:
-    """Check the examples and split them into train, validation and test."""
-    _command("data", recipe, runs)
-
-
 def train(recipe: Target, runs: Runs = RUNS) -> None:
     """Train; resumes from the last checkpoint after an interruption."""
-    _command("train", recipe, runs)
+    stage_command("train", recipe, runs)
 
 
 def evaluate(recipe: Target, runs: Runs = RUNS) -> None:
     """Evaluate the base and the tuned model on the test split."""
-    _command("eval", recipe, runs)
+    stage_command("eval", recipe, runs)
 
 
 def merge(recipe: Target, runs: Runs = RUNS) -> None:
     """Merge the adapter into the base weights."""
-    _command("merge", recipe, runs)
+    stage_command("merge", recipe, runs)
 
 
 def verify(recipe: Target, runs: Runs = RUNS) -> None:
     """Prove that the merged model is the base with its adapter."""
-    _command("verify", recipe, runs)
+    stage_command("verify", recipe, runs)
 
 
 def report(recipe: Target, runs: Runs = RUNS) -> None:
     """Write report.html from what the run folder holds."""
-    _command("report", recipe, runs)
+    stage_command("report", recipe, runs)

@@ -22,6 +22,7 @@ from doratune import __version__
 from doratune.adapter import layer_states
 from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
+from doratune.data.review import require_review
 from doratune.errors import StorageError
 from doratune.progress import console, progress_bar
 from doratune.recipe import Recipe
@@ -52,7 +53,11 @@ def train_model(run: RunFolder, recipe: Recipe) -> bool:
 
     Returns:
         Whether anything was done.
+
+    Raises:
+        DataError: The recipe demands a review of the data that is not finished or not good enough.
     """
+    require_review(run, recipe.data.gates.review)
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
     data = DataFile.read(run.data)
     inputs = {
