@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from doratune.data.gates.words import FACTOR, ngrams
+from doratune.data.gates.words import FACTOR, hash_words, ngrams
 
 WIDTH = 128
 """Numbers per sketch, two bytes each."""
@@ -57,12 +57,12 @@ def sketch(texts: Sequence[str]) -> NDArray[np.uint16]:
     sketches = np.empty((len(texts), WIDTH), np.uint16)
     for begin in range(0, len(texts), _SLAB):
         slab = texts[begin : begin + _SLAB]
-        values, offsets = ngrams(slab, _SHINGLE, at_least=1)
+        values, offsets = ngrams(hash_words(slab), _SHINGLE, at_least=1)
         digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
             values, offsets, WIDTH, _SEED
         ).to_rows()
         # Two texts without words are alike only when they are equal: "!!!" and "???" are not.
-        for row in np.flatnonzero(np.diff(offsets) == 0):
+        for row in np.flatnonzero(np.diff(offsets) == 0).tolist():
             text = slab[row].strip().encode("utf-8", "surrogatepass")
             digests[row] = np.frombuffer(hashlib.shake_128(text).digest(4 * WIDTH), np.uint32)
         # The low 16 bits agree by chance once in 65,536 times, far below the sketch's own error.

@@ -47,23 +47,23 @@ class Hashes(NamedTuple):
     """Shape (texts + 1,): text ``i`` has ``values[offsets[i]:offsets[i + 1]]``."""
 
 
-def words(texts: Sequence[str]) -> Hashes:
+def hash_words(texts: Sequence[str]) -> Hashes:
     """Hash of every word, in order."""
     counts = np.zeros(len(texts), np.int64)
     values = [np.empty(0, np.uint64)]
     for owners, pieces in _blocks(texts):
-        hashes, per_piece = _hash_words(pieces)
+        hashes, per_piece = _words_of(pieces)
         values.append(hashes)
         np.add.at(counts, owners, per_piece)
-    return Hashes(np.concatenate(values), _offsets(counts))
+    return Hashes(np.concatenate(values), np.append(0, np.cumsum(counts)))
 
 
-def ngrams(texts: Sequence[str], n: int, at_least: int) -> Hashes:
+def ngrams(words: Hashes, n: int, at_least: int) -> Hashes:
     """Hash of every ``n`` words in a row.
 
     A text with fewer than ``n`` words, but at least ``at_least``, has one hash, of all its words.
     """
-    values, offsets = words(texts)
+    values, offsets = words
     counts = np.diff(offsets)
     complete = np.repeat(offsets[1:], counts) - np.arange(len(values)) >= n
     hashes = np.zeros(len(values), np.uint64)
@@ -101,7 +101,7 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
         yield owners, pieces
 
 
-def _hash_words(pieces: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _words_of(pieces: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Hashes of all words, and how many words each piece has."""
     # Lone surrogates are characters too; the gate for encoding reports them.
     joined = "\n".join(pieces).encode("utf-32-le", "surrogatepass")
@@ -131,14 +131,10 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)])
-
-
 @functools.cache
 def _powers() -> NDArray[np.uint64]:
     """Powers of `FACTOR`; they repeat after 1,024 characters, longer than any word."""
-    return np.cumprod(np.full(1024, FACTOR))
+    return np.cumprod(np.full(1024, FACTOR), dtype=np.uint64)
 
 
 @functools.cache
