@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import to_jsonable_python
 
+from doratune.data.read.features import Decode, decoders
 from doratune.data.read.rows import MAX_ROW_BYTES, Row, Unreadable
 from doratune.data.read.streams import BLOCK_BYTES, DataFile
 from doratune.errors import DataError, DoratuneError
@@ -33,12 +33,10 @@ class Columnar(NamedTuple):
         Times and decimals become strings, bytes become Base64, NaN and infinity null, and class
         numbers their names.
         """
-        batch = pa.ipc.open_stream(self.data).read_next_batch()
-        columns = [
-            _values(column, field, batch.schema)
-            for column, field in zip(batch.columns, batch.schema, strict=True)
-        ]
-        names = batch.schema.names
+        with arrow_errors(self.name):
+            batch = pa.ipc.open_stream(self.data).read_next_batch()
+            names, decode = batch.schema.names, decoders(batch.schema)
+            columns = [_values(batch.column(name), decode.get(name)) for name in names]
         return [
             Row(dict(zip(names, values, strict=True)), f"{self.name}:row {number}")
             for number, values in enumerate(zip(*columns, strict=True), self.first)
@@ -95,7 +93,7 @@ def arrow_errors(name: str) -> Iterator[None]:
     except DoratuneError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0].rstrip(".")
         raise DataError(
             f"{name} cannot be read: {first}. It may have been cut or damaged while it was copied; "
             "fetch it again."
@@ -144,23 +142,14 @@ def _arrow(path: Path, name: str) -> Iterator[pa.RecordBatch]:
                 raise ValueError("the stream does not end where the file ends")
 
 
-def _values(column: pa.Array, field: pa.Field, schema: pa.Schema) -> list[Any]:
+def _values(column: pa.Array, decode: Decode | None) -> list[Any]:
     """A column in JSON values."""
     values = column.to_pylist()
-    if names := _class_names(schema).get(field.name):
-        return [names[v] if v is not None and 0 <= v < len(names) else None for v in values]
-    if _is_json(field.type):
+    if decode is not None:
+        values = [decode(value) for value in values]
+    elif _is_json(column.type):
         return values
     return to_jsonable_python(values, bytes_mode="base64", inf_nan_mode="null", fallback=str)
-
-
-def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the classes by column, as `datasets` notes them in a schema; -1 stands for none."""
-    try:
-        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {k: v["names"] for k, v in noted.items() if v.get("_type") == "ClassLabel"}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}  # another writer's file
 
 
 def _is_json(kind: pa.DataType) -> bool:

@@ -54,13 +54,12 @@ class Delimited(NamedTuple):
         line, fields = record
         place = f"{self.name}:{line}"
         if len(fields) != len(self.header):
-            named = ", ".join(self.header)
-            return Unreadable(
-                place,
-                f"{len(fields)} fields, near {excerpt(fields[-1])}; expected {len(self.header)}: "
-                f"{named}. Put a field that holds the delimiter in quotes",
-                repr(fields)[:MAX_RAW],
+            found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+            problem = (
+                f"found {found}, the last {excerpt(fields[-1])}; expected {len(self.header)}: "
+                f"{', '.join(self.header)}. Put a field that holds the delimiter in quotes"
             )
+            return Unreadable(place, problem, repr(fields)[:MAX_RAW])
         return Row(dict(zip(self.header, [field or None for field in fields], strict=True)), place)
 
 

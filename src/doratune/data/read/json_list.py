@@ -90,20 +90,21 @@ class _Reader:
         if self._peek() != "[":
             raise self._no_list()
         self._take(1)
-        index = 0
-        # An empty list is one that ends before its first element.
-        mark = "]" if self._peek() == "]" else ","
-        while mark == ",":
+        number = 0
+        mark = self._peek()
+        if mark == "]":
+            self._take(1)
+        while mark != "]":
             self._peek()
             line, column = self.line, self.column
-            yield Element(index, line, column, self._value())
-            index += 1
+            yield Element(number, line, column, self._value())
             mark = self._peek()
             if mark not in (",", "]"):
-                raise self._broken(f"expected ',' or ']' after element {index - 1}", self.at)
+                raise self._broken(f"not JSON: expected ',' or ']' after element {number}", self.at)
             self._take(1)
+            number += 1
         if self._peek():
-            raise self._broken("expected nothing after the list", self.at)
+            raise self._broken("not JSON: expected nothing after the list", self.at)
 
     def _value(self) -> str:
         """The text of the value that starts here."""
@@ -113,14 +114,14 @@ class _Reader:
             except RecursionError:
                 raise self._broken("nested too deeply", self.at) from None
             except json.JSONDecodeError as error:
-                problem, position = error.msg, error.pos
-            except ValueError as error:  # an integer of more than 4,300 digits
-                problem, position = str(error), self.at
+                problem, position = f"not JSON: {error.msg}", error.pos
+            except ValueError:  # Python's limit, against attackers
+                problem, position = "holds an integer of more than 4,300 digits", self.at
             else:
                 # A number may go on in the next block; all other values show their end.
                 if end < len(self.text) or self.ended:
                     return self._take(end - self.at)
-                problem, position = "expected ',' or ']'", end
+                problem, position = "not JSON: expected ',' or ']'", end
             if self.ended:
                 raise self._broken(problem, position)
             if len(self.text) - self.at > MAX_ROW_BYTES:
@@ -180,4 +181,4 @@ class _Reader:
         near = excerpt(self.text, position)
         self._take(position - self.at)
         at = f"{self.name}:{self.line}"
-        return DataError(f"{at}: not JSON: {problem} at column {self.column:,}, near {near}")
+        return DataError(f"{at}: {problem} at column {self.column:,}, near {near}")

@@ -75,7 +75,7 @@ def _explain(data: bytes, message: str, start: tuple[int, int] | None) -> str:
     if "hex escape" in message:
         return f"half a surrogate pair, which is no character, before {near}"
     if message in ("expected value", "invalid number") and re.search("NaN|Infinity", near):
-        message = "JSON has no NaN and no Infinity (use null)"
+        message = "NaN and Infinity are no JSON numbers (use null)"
     return f"not JSON: {message} at {near}"
 
 
