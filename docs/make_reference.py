@@ -25,34 +25,56 @@ LIMITS = {
 }
 
 
+# Said once in the schema, of the type that the gates share.
+SHARED = {
+    "action": "`report` counts and names what is found, `drop` leaves it out, `fail` stops the stage."
+}
+
+
 def reference() -> str:
     """The whole page."""
     schema = Recipe.model_json_schema()
     shipped = "\n".join(f"- `{name}`: {about}" for name, about in shipped_recipes().items())
     parts = [HEAD, f"Shipped recipes, copied by `doratune init NAME`:\n\n{shipped}\n"]
-    sections = {k: p["$ref"] for k, p in schema["properties"].items() if "$ref" in p}
-    top = {k: p for k, p in schema["properties"].items() if k not in sections}
-    parts.append("## top level\n\n" + table(top, schema["required"]))
-    for name, reference in sections.items():
-        section = schema["$defs"][reference.rpartition("/")[2]]
-        rows = table(section["properties"], section.get("required", []))
-        parts.append(f"## {name}\n\n{one_line(section['description'])}\n\n{rows}")
+    parts += sections("top level", schema, schema["$defs"])
     return "\n".join(parts)
+
+
+def sections(name: str, section: dict[str, Any], defs: dict[str, Any]) -> list[str]:
+    """The page's part on a section, and those on the sections in it."""
+    about = "" if name == "top level" else one_line(section["description"]) + "\n"
+    inner = {key: found for key, p in section["properties"].items() if (found := reference_in(p))}
+    # A section that is no list is shown by its own table only.
+    plain = {k: p for k, p in section["properties"].items() if "$ref" not in p}
+    rows = [table(plain, section.get("required", []))] if plain else []
+    parts = ["\n".join(filter(None, [f"## {name}\n", about, *rows]))]
+    for key, found in inner.items():
+        path = key if name == "top level" else f"{name}.{key}"
+        title = path if key not in plain else f"{path} as a list"
+        parts += sections(title, defs[found.rpartition("/")[2]], defs)
+    return parts
+
+
+def reference_in(field: dict[str, Any]) -> str | None:
+    """Where the section that a field holds, itself or in a list, is defined."""
+    branches = [field, *field.get("oneOf", []), *field.get("anyOf", [])]
+    found = (branch.get("$ref") or branch.get("items", {}).get("$ref") for branch in branches)
+    return next(filter(None, found), None)
 
 
 def table(properties: dict[str, Any], required: list[str]) -> str:
     rows = ["| key | values | default | meaning |", "|---|---|---|---|"]
     for name, field in properties.items():
         default = "required" if name in required else f"`{json.dumps(field.get('default'))}`"
-        meaning = one_line(field.get("description", ""))
+        meaning = one_line(field.get("description") or SHARED.get(name, ""))
         rows.append(f"| `{name}` | {values(field)} | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
 def values(field: dict[str, Any]) -> str:
     """What may stand there, in words."""
-    if "anyOf" in field:
-        return ", or ".join(values(branch) for branch in field["anyOf"])
+    if branches := field.get("anyOf") or field.get("oneOf"):
+        return ", or ".join(values(branch) for branch in branches)
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:

@@ -70,15 +70,67 @@ def test_a_key_given_twice_is_a_problem() -> None:
         ("- name: x\n", r"r\.yaml holds list; it must be a mapping"),
         ("name: x\n  bad: [\n", r"r\.yaml:2 is not valid YAML: mapping values are not allowed"),
         ("name: x\x00", r"r\.yaml is not valid YAML: unacceptable character #x0000"),
-        ("name: x\nmodel:\ndata: {source: b}\n", r"r\.yaml:2: model is None; input should be"),
-        (SHORTEST + "eval: 7\n", r"r\.yaml:4: eval is 7; input should be a valid dict"),
+        (
+            "name: x\nmodel:\ndata: {source: b}\n",
+            r"r\.yaml:2: model is None; expected a mapping of source, revision, dtype$",
+        ),
+        (SHORTEST + "eval: 7\n", r"r\.yaml:4: eval is 7; expected a mapping of task, batch_size,"),
         (SHORTEST + "train: {learning_rate: .nan}", r"train\.learning_rate is nan"),
-        (SHORTEST + "adapter: {target_modules: [q_proj, 3]}", r"r\.yaml:4: .*target_modules is 3"),
+        (
+            SHORTEST + "adapter: {target_modules: [q_proj, 3]}",
+            r"r\.yaml:4: .*target_modules\[1\] is 3",
+        ),
     ],
 )
 def test_refuses(text: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         parse_recipe(text, "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "[{path: a, wight: 2}]",
+            "3: data.source[0].wight is not a known key; did you mean 'weight'?",
+        ),
+        (
+            "[{path: a}, {path: b, zzz: 2}]",
+            "3: data.source[1].zzz is not a known key; known are path, weight, config, split, revision",
+        ),
+        ("[{weight: 2}]", "3: data.source[0].path is missing"),
+        ("[{path: a, weight: 0}]", "3: data.source[0].weight is 0; input should be greater than 0"),
+        (
+            "[a.jsonl]",
+            "3: data.source[0] is 'a.jsonl'; expected a mapping of path, weight, config, split, "
+            "revision",
+        ),
+        ("[]", "3: data.source is []; list should have at least 1 item after validation, not 0"),
+        ("3", "3: data.source is 3; input should be a valid string, or a list"),
+        ("''", "3: data.source is ''; string should have at least 1 character"),
+    ],
+)
+def test_a_value_or_a_list_has_one_problem_where_it_is_wrong(source: str, expected: str) -> None:
+    """Of the two forms, only the one that was written is spoken of."""
+    lines = problems(f"name: x\nmodel: {{source: base}}\ndata: {{source: {source}}}\n")
+    assert lines == ["The recipe has 1 problem:", f"  r.yaml:{expected}"]
+
+
+def test_a_problem_in_a_list_is_told_with_the_line_of_its_item() -> None:
+    text = "name: x\nmodel: {source: base}\ndata:\n  source:\n  - path: a\n  - path: b\n    weight: x\n"
+    assert problems(text)[1].startswith("  r.yaml:7: data.source[1].weight is 'x'; input should be")
+    lines = problems(SHORTEST + "adapter: {target_modules: q_proj}\n")
+    assert lines[1:] == [
+        "  r.yaml:4: adapter.target_modules is 'q_proj'; input should be 'all-linear', or a list"
+    ]
+
+
+def test_a_list_of_sources_reads_back_the_same(tmp_path: Path) -> None:
+    text = "name: x\nmodel: {source: base}\ndata: {source: [{path: a.csv, weight: 0.5}, {path: o/n}]}\n"
+    recipe = parse_recipe(text, "r.yaml")
+    assert [(s.path, s.weight) for s in recipe.data.sources] == [("a.csv", 0.5), ("o/n", 1.0)]
+    write_recipe(tmp_path / "recipe.yaml", recipe)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
@@ -97,3 +149,11 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     write_recipe(tmp_path / "deep" / "recipe.yaml", recipe)
     assert load_recipe(tmp_path / "deep" / "recipe.yaml") == recipe
     assert "r: 16" in (tmp_path / "deep" / "recipe.yaml").read_text()
+
+
+def test_off_is_a_word_and_true_is_not() -> None:
+    """YAML 1.1, which PyYAML reads, takes ``off`` for false."""
+    gates = "gates: {encoding: {action: off}}, labels_from_answers: true"
+    recipe = parse_recipe(SHORTEST.replace("a.jsonl", f"a.jsonl, {gates}"), "r.yaml")
+    assert recipe.data.gates.encoding.action == "off"
+    assert recipe.data.labels_from_answers is True

@@ -5,22 +5,30 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from doratune.errors import ConfigError, StorageError
 from doratune.recipe.schema import Recipe
+from doratune.recipe.section import MANY, ONE
 from doratune.record.files import write_text
 
 KeyPath = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, except that ``2e-4`` is a number, as YAML 1.2 and every user have it."""
+    """PyYAML's loader, except for what YAML 1.2 and every user have otherwise.
+
+    ``2e-4`` is a number, and ``off``, ``on``, ``yes`` and ``no`` are words.
+    """
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if first in "tTfF" or pair[0] != "tag:yaml.org,2002:bool"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -117,23 +125,31 @@ def _walk(root: yaml.Node | None) -> tuple[dict[KeyPath, int], list[tuple[KeyPat
 
 def _explain(error: dict[str, Any], lines: dict[KeyPath, int]) -> tuple[int, str]:
     """The line of a problem and what to say of it."""
-    location: KeyPath = error["loc"]
-    key = ".".join(map(str, location))
+    location: KeyPath = tuple(part for part in error["loc"] if part not in (ONE.tag, MANY.tag))
     if error["type"] == "missing":
-        return _line_of(location[:-1], lines), f"{key} is missing"
+        return _line_of(location[:-1], lines), f"{_name(location)} is missing"
     if error["type"] == "extra_forbidden":
         known = _fields(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        return _line_of(location, lines), f"{key} is not a known key; {hint}"
+        return _line_of(location, lines), f"{_name(location)} is not a known key; {hint}"
     line = _line_of(location, lines)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return line, message
-    while location not in lines:  # pydantic adds the branch of a union to the location
+    while location not in lines:  # pydantic adds to the location that a key of a mapping is wrong
         location = location[:-1]
-    key = ".".join(map(str, location))
-    return line, f"{key} is {error['input']!r}; {message[0].lower()}{message[1:]}"
+    if error["type"] == "model_type":
+        message = f"expected a mapping of {', '.join(_fields(location))}"
+    if ONE.tag in error["loc"] and error["type"] in ("string_type", "literal_error"):
+        message += ", or a list"
+    return line, f"{_name(location)} is {error['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _name(location: KeyPath) -> str:
+    """A place of the recipe as one would write it, such as ``data.source[0].path``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
 def _line_of(location: KeyPath, lines: dict[KeyPath, int]) -> int:
@@ -145,10 +161,21 @@ def _line_of(location: KeyPath, lines: dict[KeyPath, int]) -> int:
 
 def _fields(location: KeyPath) -> list[str]:
     """Names of the keys that may stand at a place of the recipe."""
-    section: type[BaseModel] = Recipe
+    section: type[BaseModel] | None = Recipe
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        if section is None:
             return []
-        section = annotation
-    return list(section.model_fields)
+        if isinstance(part, str):  # a number picks one of a list, all of them of one section
+            section = _section_in(section.model_fields[part].annotation)
+    return [] if section is None else list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, itself or in a list."""
+    if get_origin(annotation) is None:
+        return (
+            annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            else None
+        )
+    return next(filter(None, map(_section_in, get_args(annotation))), None)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from doratune.recipe.gates import GatesSection
-from doratune.recipe.section import Positive, Section, Share
+from doratune.recipe.section import BY_LIST, MANY, ONE, Positive, Section, Share
 
 
 class ModelSection(Section):
@@ -42,9 +42,11 @@ class SourceSection(Section):
 class DataSection(Section):
     """Labelled examples, and how they become conversations."""
 
-    source: (
-        Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
-    )
+    source: Annotated[
+        Annotated[str, Field(min_length=1), ONE]
+        | Annotated[list[SourceSection], Field(min_length=1), MANY],
+        BY_LIST,
+    ]
     """A JSON Lines, JSON, CSV, TSV, Parquet or Arrow file, plain or ``.gz`` or ``.zst``; a hub dataset
     such as ``org/name``; ``-`` for standard input; ``builtin:clauses``; or a list of these with
     weights."""
@@ -75,7 +77,7 @@ class DataSection(Section):
     """Examples with these labels are dropped."""
     min_label_count: Positive = 1
     """Labels with fewer training examples are dropped, together with their examples."""
-    validation_share: Share = 0.1
+    validation_share: Share = 0.05
     """Share of the sources held out to measure the loss after training."""
     test_share: Share = 0.1
     """Ignored where ``test_source`` is given."""
@@ -125,7 +127,9 @@ class AdapterSection(Section):
     """Scaling is ``lora_alpha / r``."""
     lora_dropout: Share = 0.05
     """On the low-rank branch only."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Annotated[
+        Annotated[Literal["all-linear"], ONE] | Annotated[list[str], MANY], BY_LIST
+    ] = "all-linear"
     """``all-linear`` or names of modules, matched from the end as PEFT does."""
     use_rslora: bool = False
     """Scaling is ``lora_alpha / sqrt(r)`` instead."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+
+# A value or a list: of a list that is wrong only the list's problems are told, not also that it is
+# no single value. The names of the branches appear in pydantic's locations, and in no recipe.
+ONE, MANY = Tag("<one>"), Tag("<many>")
+
+
+def _branch(value: Any) -> str:
+    return MANY.tag if isinstance(value, list) else ONE.tag
+
+
+BY_LIST = Discriminator(_branch)
 
 
 class Section(BaseModel):
