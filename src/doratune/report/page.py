@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import SPLITS
-from doratune.report import charts, tables, text
+from doratune.report import charts, data_tables, tables, text
 from doratune.report.records import Records, read_records
 from doratune.report.verdict import judge, limits, majority
 
@@ -65,6 +65,9 @@ def render(run: RunFolder) -> str:
         change=_change(records),
         checks=tables.check_rows(records.verify) if records.verify else [],
         worst_layers=tables.worst_layers(records.verify) if records.verify else [],
+        gates=data_tables.gate_rows(records.data.gates) if records.data else [],
+        found=data_tables.found_rows(records.data.gates) if records.data else [],
+        review=data_tables.review_line(records),
         cost=tables.cost_rows(records),
         # The report's own entry would make the page depend on when it was written.
         stages={

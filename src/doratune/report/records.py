@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 from doratune.errors import StorageError
 from doratune.recipe.load import parse_recipe
 from doratune.recipe.schema import Recipe
+from doratune.record.files import digest_file
+from doratune.record.review import ReviewFile
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
     ORIGIN,
@@ -46,6 +48,8 @@ class Records(NamedTuple):
     record: RecordFile | None
     environment: Environment | None
     data: DataFile | None
+    review: ReviewFile | None
+    """Of the sample that the folder holds; a review of an earlier one is none."""
     train: TrainFile | None
     steps: list[Step]
     origin: AdapterOrigin | None
@@ -81,6 +85,7 @@ def read_records(run: RunFolder) -> Records:
         record=record,
         environment=_read(Environment, run.environment),
         data=_read(DataFile, run.data),
+        review=_read_review(run),
         train=_read(TrainFile, run.train),
         steps=Step.read_lines(run.steps),
         origin=_read(AdapterOrigin, run.adapter / ORIGIN),
@@ -95,6 +100,13 @@ def _read_evaluation(run: RunFolder, file: EvalFile) -> Evaluation:
     return Evaluation(
         file, Sample.read_lines(run.samples(file.task)), {row.id: row for row in examples}
     )
+
+
+def _read_review(run: RunFolder) -> ReviewFile | None:
+    review = _read(ReviewFile, run.review)
+    if review and run.review_sample.exists():
+        return review if digest_file(run.review_sample) == review.sample_digest else None
+    return None
 
 
 def _read_text(path: Path) -> str | None:
