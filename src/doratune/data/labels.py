@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 
-from doratune.data.formats import Draft
-from doratune.data.load import Row
+import numpy as np
+from numpy.typing import NDArray
+
 from doratune.data.render import Renderer
+from doratune.data.sieve import Sieve
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 from doratune.record.schemas import Message
@@ -15,49 +17,39 @@ from doratune.record.schemas import Message
 MAX_LABELS_FROM_ANSWERS = 64
 
 
-class Sieve:
-    """Collects what is left out, and why."""
-
-    def __init__(self) -> None:
-        self.dropped: list[tuple[Row, str]] = []
-
-    def drop(self, drafts: list[Draft], reason: str) -> None:
-        """Notes drafts as left out."""
-        self.dropped += [(draft.row, reason) for draft in drafts]
-
-    def without(self, drafts: list[Draft], labels: set[str], reason: str) -> list[Draft]:
-        """The drafts whose label is not one of ``labels``; the others are noted."""
-        self.drop([draft for draft in drafts if draft.label in labels], reason)
-        return [draft for draft in drafts if draft.label not in labels]
-
-
 def closed_labels(
-    drafts: list[list[Draft]], section: DataSection, sieve: Sieve
-) -> tuple[list[list[Draft]], list[str]]:
-    """Drops unwanted labels, and takes the closed set from what is left of the training source.
+    codes: NDArray[np.int32],
+    names: list[str],
+    tested: NDArray[np.bool_],
+    section: DataSection,
+    sieve: Sieve,
+) -> list[str]:
+    """Drops unwanted labels, and takes the closed set from what is left of the training sources.
 
     Args:
-        drafts: Those of ``source``, then those of ``test_source`` if there is one.
+        codes: Number of each row's label, -1 for none.
+        names: The labels by number.
+        tested: Rows of the test source.
         section: Says which labels are unwanted.
-        sieve: Gets what is dropped.
+        sieve: Drops them.
 
     Returns:
-        The drafts kept, and the labels, sorted.
+        The labels kept, sorted.
 
     Raises:
         DataError: Fewer than two labels are left, there are too many to be a closed set, an
             excluded label does not exist, or the test source has a label that training has not.
     """
-    counts = Counter(label for draft in drafts[0] if (label := draft.label) is not None)
-    every = {label for part in drafts for draft in part if (label := draft.label) is not None}
-    _check_excluded(section.exclude_labels, every)
-    excluded = set(section.exclude_labels)
-    drafts = [sieve.without(part, excluded, "label is excluded") for part in drafts]
+    _check_excluded(section.exclude_labels, names)
+    excluded = [name in section.exclude_labels for name in names]
+    sieve.drop(_chosen(codes, excluded), "exclude_labels", "label is excluded")
+    counts = count_labels(codes[sieve.left & ~tested], names)
     if section.min_label_count > 1:
-        rare = {label for label in every if counts[label] < section.min_label_count}
+        rare = [counts[name] < section.min_label_count for name in names]
         reason = f"label has fewer than {section.min_label_count} training examples"
-        drafts = [sieve.without(part, rare, reason) for part in drafts]
-    labels = sorted({label for draft in drafts[0] if (label := draft.label) is not None})
+        sieve.drop(_chosen(codes, rare), "min_label_count", reason)
+        counts = count_labels(codes[sieve.left & ~tested], names)
+    labels = sorted(counts)
     if len(labels) < 2:
         raise DataError(
             f"The closed label set is {labels}; at least two labels are needed. Look at "
@@ -70,14 +62,23 @@ def closed_labels(
             f"such as {labels[0][:40]!r}; a closed set may have {MAX_LABELS_FROM_ANSWERS}. "
             "Set it to false."
         )
-    unseen = Counter(label for draft in drafts[-1] if (label := draft.label) not in labels)
+    unseen = count_labels(codes[sieve.left & tested], names)
+    for label in labels:
+        del unseen[label]
     for label, number in unseen.most_common(1):
+        trained = ", ".join(source.path for source in section.sources)
         raise DataError(
             f"The label {label!r} stands at {number} examples of {section.test_source} but nowhere "
-            f"in {section.source}, so it cannot be learnt. Add training examples of it, name it in "
+            f"in {trained}, so it cannot be learnt. Add training examples of it, name it in "
             "data.exclude_labels, or raise data.min_label_count."
         )
-    return drafts, labels
+    return labels
+
+
+def count_labels(codes: NDArray[np.int32], names: list[str]) -> Counter[str]:
+    """How often each label occurs."""
+    numbers = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+    return Counter({name: n for name, n in zip(names, numbers, strict=True) if n})
 
 
 def check_labels(labels: list[str], renderer: Renderer) -> None:
@@ -98,7 +99,12 @@ def check_labels(labels: list[str], renderer: Renderer) -> None:
         seen[ids] = label
 
 
-def _check_excluded(excluded: list[str], known: set[str]) -> None:
+def _chosen(codes: NDArray[np.int32], unwanted: list[bool]) -> NDArray[np.bool_]:
+    """Rows whose label is unwanted; a row without one is not."""
+    return np.array([*unwanted, False])[codes]
+
+
+def _check_excluded(excluded: list[str], known: list[str]) -> None:
     for label in excluded:
         if label not in known:
             near = difflib.get_close_matches(label, known, n=1)

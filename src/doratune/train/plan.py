@@ -106,7 +106,7 @@ def plan_recipe(run: RunFolder, recipe: Recipe) -> TrainPlan:
     """
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
     renderer = Renderer(load_tokenizer(base_path), recipe.data.template)
-    lengths = [len(renderer.example(e.messages).input_ids) for e in read_examples(run, "train")]
+    lengths = renderer.lengths([(e.messages, e.tools) for e in read_examples(run, "train")])
     model: PreTrainedModel | PeftModel = empty_model(base_path)
     if recipe.adapter.method != "full":
         check_targets(model, recipe.adapter)

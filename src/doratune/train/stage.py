@@ -192,8 +192,9 @@ def _token_dataset(
     run: RunFolder, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, split: Split
 ) -> Dataset:
     renderer = Renderer(tokenizer, recipe.data.template)
-    rows = [renderer.example(e.messages)._asdict() for e in read_examples(run, split)]
-    return Dataset.from_list(rows)
+    examples = read_examples(run, split)
+    rendered = renderer.examples([(example.messages, example.tools) for example in examples])
+    return Dataset.from_list([example._asdict() for example in rendered])
 
 
 def _layer_changes(model: nn.Module) -> list[LayerChange]:

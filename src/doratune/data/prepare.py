@@ -1,0 +1,299 @@
+"""The whole of the data stage, step by step: sources to the files of a run folder."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from doratune.base import load_base
+from doratune.data import rendered
+from doratune.data.compare import leakage_hits, relevance_scores
+from doratune.data.formats import to_example
+from doratune.data.gates import quality
+from doratune.data.judge import Judge
+from doratune.data.labels import check_labels, count_labels
+from doratune.data.read import Source
+from doratune.data.reading import read_sources
+from doratune.data.render import Rendered, Renderer
+from doratune.data.sieve import Sieve, refuse_failures
+from doratune.data.split import NOWHERE, TRAIN, check_splits, copies_of, sample
+from doratune.data.store import FINE, drafts, read_batch
+from doratune.data.table import print_gates
+from doratune.data.workers import Workers
+from doratune.data.write import Kept, write_dropped, write_examples, write_review
+from doratune.errors import DataError
+from doratune.progress import track
+from doratune.recipe.schema import Recipe
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import SPLITS, DataFile, GateReport, SourceRecord, SplitSummary
+
+
+class Preparation:
+    """One run of the data stage.
+
+    Args:
+        recipe: Says what to do.
+        base: Folder of the base model.
+        renderer: Of the base.
+        sources: Those of ``data.source``, then that of ``data.test_source`` if there is one.
+        work: Folder for working files; those that an interrupted run left are used.
+        workers: Do the work on rows.
+
+    Raises:
+        DataError: A source cannot be read.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Path,
+        renderer: Renderer,
+        sources: Sequence[Source],
+        work: Path,
+        workers: Workers,
+    ) -> None:
+        self.recipe = recipe
+        self.section = recipe.data
+        self.base = base
+        self.renderer = renderer
+        self.sources = sources
+        self.work = work
+        self.workers = workers
+        added = renderer.tokenizer.added_tokens_decoder.values()
+        control_tokens = tuple(sorted(token.content for token in added if token.special))
+        self.reading = read_sources(sources, self.section, control_tokens, work, workers)
+        self.store = self.reading.store
+        self.columns = self.reading.columns
+        self.sieve = Sieve(len(self.columns.state))
+        self.judge = Judge(self.store, self.columns, self.reading.tested, self.section, self.sieve)
+        self.labels: list[str] | None = None
+        self.copies = np.ones(len(self.columns.state), np.int64)
+        """How often each row is written."""
+
+    def run(self, folder: RunFolder, digests: list[str]) -> None:
+        """Judges, splits, renders and then writes; before that nothing is touched.
+
+        Args:
+            folder: Where to.
+            digests: Of the sources.
+
+        Raises:
+            DataError: The data cannot be used as it is, or a gate whose action is ``fail`` found
+                something.
+        """
+        self.judge.structure()
+        if self.sieve.findings[0].fails:
+            self._refuse(None)
+        self._judge_rows()
+        self.splits = self.judge.near_duplicates(self.recipe.seed)
+        self._judge_texts()
+        self._choose()
+        self._judge_answers()
+        tokens = self._render()
+        self.judge.length(tokens)
+        too_long = self._leave_out_too_long(tokens)
+        self._judge_leakage()
+        reports = self._refuse(too_long)
+        self._check_splits()
+        self._write(folder, tokens, reports, digests)
+
+    def _judge_rows(self) -> None:
+        """The gates that need no text."""
+        self.judge.encoding()
+        self.judge.duplicates()
+        self.judge.conflicts()
+        closed = self.reading.form == "classification" or self.section.labels_from_answers
+        self.labels = self.judge.labels(closed)
+        if self.labels is not None:
+            check_labels(self.labels, self.renderer)
+
+    def _judge_texts(self) -> None:
+        self.judge.language()
+        self.judge.personal_data()
+        options = self.section.gates.relevance
+        scores = None
+        if options.action != "off" and options.seeds:
+            scores = relevance_scores(options.seeds, self.sieve.left, self.store, self.workers)
+        self.judge.relevance(scores)
+
+    def _choose(self) -> None:
+        """Takes as many examples as weights and ``max_examples`` say."""
+        columns, sieve, seed = self.columns, self.sieve, self.recipe.seed
+        for number, section in enumerate(self.section.sources):
+            if section.weight != 1:
+                rows = sieve.left & (columns.source == number) & (self.splits == TRAIN)
+                self.copies[rows] = copies_of(columns.identity[rows], section.weight, seed)
+        sieve.drop(self.copies == 0, "weight", "left out by the weight of its source")
+        for number, split in enumerate(SPLITS):
+            rows = sieve.left & (self.splits == number)
+            most = self.section.max_examples.get(split)
+            self.copies[rows] = sample(columns.identity[rows], self.copies[rows], most, seed)
+            sieve.drop(self.copies == 0, "max_examples", f"beyond max_examples of {split}")
+
+    def _judge_answers(self) -> None:
+        """Runs the base model over all examples, if the recipe wants that."""
+        rows = np.flatnonzero(self.sieve.left)
+        scores = None
+        if self.section.gates.quality.action != "off":
+            model = load_base(self.base, self.recipe.model.dtype)
+            scores = quality.scores(model, self.renderer, list(self._rendered()))
+        self.judge.quality(rows, scores)
+
+    def _rendered(self) -> Iterator[Rendered]:
+        for number, rows in self.store.parts():
+            chosen = pa.array(np.flatnonzero(self.sieve.left[rows]))
+            made = drafts(read_batch(self.store.part(number)).take(chosen))
+            examples = [
+                to_example(draft, self.reading.form, self.section, self.labels or [])
+                for draft in made
+            ]
+            yield from self.renderer.examples([(e.messages, e.tools) for e in examples])
+
+    def _render(self) -> NDArray[np.int32]:
+        """Makes the examples that are left; their lengths in tokens, 0 for other rows."""
+        tokenizer = self.work / "tokenizer.pickle"
+        tokenizer.write_bytes(pickle.dumps(self.renderer.tokenizer))
+        settings = rendered.Settings(self.section, self.reading.form, self.labels or [], tokenizer)
+        parts = list(self.store.parts())
+        indices = [np.flatnonzero(self.sieve.left[rows]) for _, rows in parts]
+        tasks = (
+            (self.store.part(number), chosen, settings, self._examples(number))
+            for (number, _), chosen in zip(parts, indices, strict=True)
+        )
+        tokens = np.zeros(len(self.copies), np.int32)
+        lengths = track(self.workers.map(rendered.render, tasks), "Rendering", len(parts))
+        for (_, rows), chosen, part in zip(parts, indices, lengths, strict=True):
+            tokens[rows.start + chosen] = part
+        return tokens
+
+    def _examples(self, part: int) -> Path:
+        return self.work / f"examples-{part:06}.arrow"
+
+    def _all_examples(self) -> list[Path]:
+        return [self._examples(number) for number, _ in self.store.parts()]
+
+    def _leave_out_too_long(self, tokens: NDArray[np.int32]) -> str:
+        """Drops what the model cannot take; says what is wrong if none may be dropped."""
+        longest = self.section.max_length
+        over = self.sieve.left & (tokens > longest)
+        if self.section.on_too_long == "drop":
+            self.sieve.drop(over, "on_too_long", f"longer than {longest} tokens")
+            return ""
+        if not over.any():
+            return ""
+        worst = int(np.argmax(tokens))
+        return (
+            f"{over.sum():,} of {self.sieve.left.sum():,} examples are longer than "
+            f"data.max_length, {longest} tokens; the longest, {self.store.place(worst)}, has "
+            f"{tokens[worst]:,}. Raise data.max_length, or set data.on_too_long: drop. Nothing is "
+            "ever cut."
+        )
+
+    def _judge_leakage(self) -> None:
+        options = self.section.gates.leakage
+        hits = None
+        if options.action != "off":
+            hits = leakage_hits(
+                options.evaluation_sets,
+                options.ngram,
+                np.where(self.sieve.left, self.splits, NOWHERE),
+                self.store,
+                self._all_examples(),
+                self.workers,
+            )
+        self.judge.leakage(hits, self.splits == TRAIN)
+
+    def _refuse(self, too_long: str | None) -> list[GateReport]:
+        """Shows what the gates found, and stops if something may not be so."""
+        reports = self.sieve.reports(self.store, self._id_of)
+        print_gates(reports)
+        refuse_failures(reports)
+        if too_long:
+            raise DataError(too_long)
+        return reports
+
+    def _id_of(self, row: int) -> str:
+        if self.columns.state[row] != FINE:
+            return self.store.place(row)
+        draft = self.store.draft(row)
+        return to_example(draft, self.reading.form, self.section, self.labels or []).id
+
+    def _kept(self, split: int) -> NDArray[np.bool_]:
+        return self.sieve.left & (self.splits == split)
+
+    def _check_splits(self) -> None:
+        names = self.store.names["label"].all
+        kept = {split: self._kept(number) for number, split in enumerate(SPLITS)}
+        shares = {
+            "train": 1,
+            "validation": self.section.validation_share,
+            "test": self.section.test_share or self.section.test_source,
+        }
+        check_splits(
+            {split: int(rows.sum()) for split, rows in kept.items()},
+            {split: count_labels(self.columns.label[rows], names) for split, rows in kept.items()},
+            self.labels,
+            [split for split in SPLITS if shares[split]],
+        )
+
+    def _write(
+        self,
+        folder: RunFolder,
+        tokens: NDArray[np.int32],
+        reports: list[GateReport],
+        digests: list[str],
+    ) -> None:
+        kept = Kept(
+            np.where(self.sieve.left, self.splits, NOWHERE).astype(np.int8),
+            self.copies,
+            self._all_examples(),
+        )
+        prints = write_examples(folder, self.store, kept)
+        write_dropped(folder.dropped, self.store, self.sieve)
+        names = self.store.names["label"].all
+        labels = [names[code] if code >= 0 else None for code in self.columns.label]
+        write_review(
+            folder.review_sample,
+            self.store,
+            kept,
+            labels,
+            self.section.gates.review,
+            self.recipe.seed,
+        )
+        summaries = {}
+        for number, split in enumerate(SPLITS):
+            rows = np.repeat(np.flatnonzero(self._kept(number)), self.copies[self._kept(number)])
+            counts = count_labels(self.columns.label[rows], names)
+            summaries[split] = SplitSummary(
+                num_examples=len(rows),
+                num_tokens=int(tokens[rows].sum(dtype=np.int64)),
+                max_tokens=int(tokens[rows].max(initial=0)),
+                label_counts=dict(sorted(counts.items())) if self.labels else {},
+                **prints[split]._asdict(),
+            )
+        DataFile(
+            sources=[
+                SourceRecord(
+                    path=source.path,
+                    kind=source.kind,
+                    weight=source.weight,
+                    num_rows=num_rows,
+                    digest=digest,
+                )
+                for source, num_rows, digest in zip(
+                    self.sources, self.reading.num_rows, digests, strict=True
+                )
+            ],
+            format=self.reading.form,
+            format_reason=self.reading.reason,
+            **prints[None]._asdict(),
+            gates=reports,
+            labels=self.labels,
+            splits=summaries,
+            dropped=self.sieve.counts(),
+        ).write(folder.data)

@@ -1,0 +1,101 @@
+"""The second pass, in workers: drafts become examples, are measured in tokens, and written down."""
+
+from __future__ import annotations
+
+import pickle
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from doratune.data.fingerprint import BYTES, example_digest
+from doratune.data.formats import Draft, Format, to_example
+from doratune.data.gates import leakage
+from doratune.data.render import Renderer
+from doratune.data.store import drafts, read_batch, write_batch
+from doratune.errors import DataError
+from doratune.recipe.schema import DataSection
+from doratune.record.schemas import Example
+
+EXAMPLES = pa.schema(
+    {
+        "index": pa.int32(),  # within the part
+        "id": pa.string(),
+        "line": pa.large_string(),  # of data/<split>.jsonl, with its line end
+        "tokens": pa.int32(),
+        "digest": pa.binary(BYTES),
+        "ngrams": pa.list_(pa.uint64()),
+    }
+)
+
+
+class Settings(NamedTuple):
+    """What examples depend on besides their drafts."""
+
+    section: DataSection
+    form: Format
+    labels: list[str]
+    tokenizer: Path
+    """A pickled tokenizer. Loading it from its folder would import torch."""
+
+
+def render(
+    part: Path, indices: NDArray[np.int64], settings: Settings, path: Path
+) -> NDArray[np.int32]:
+    """Makes the examples of some rows of a part, unless they are there.
+
+    Returns:
+        Their lengths in tokens.
+
+    Raises:
+        DataError: The template cannot render an example.
+    """
+    if path.exists():
+        there = read_batch(path)
+        if np.array_equal(there["index"].to_numpy(), indices):
+            return there["tokens"].to_numpy()
+    made = drafts(read_batch(part).take(pa.array(indices)))
+    examples = [to_example(d, settings.form, settings.section, settings.labels) for d in made]
+    digests = b"".join(map(example_digest, examples))
+    tokens = np.array(_lengths(examples, settings), np.int32)
+    columns = [
+        pa.array(indices, pa.int32()),
+        pa.array([example.id for example in examples], pa.string()),
+        pa.array([example.model_dump_json() + "\n" for example in examples], pa.large_string()),
+        pa.array(tokens),
+        pa.Array.from_buffers(pa.binary(BYTES), len(made), [None, pa.py_buffer(digests)]),
+        _ngrams(made, settings.section),
+    ]
+    write_batch(path, pa.record_batch(columns, schema=EXAMPLES))
+    return tokens
+
+
+def _lengths(examples: list[Example], settings: Settings) -> list[int]:
+    render = _renderer(settings.tokenizer, settings.section.template)
+    try:
+        return render.lengths([(example.messages, example.tools) for example in examples])
+    except DataError:
+        for example in examples:
+            try:
+                render.example(example.messages, example.tools)
+            except DataError as error:
+                raise DataError(f"{example.place}: {error}") from error
+        raise
+
+
+@lru_cache(maxsize=1)
+def _renderer(tokenizer: Path, template: Literal["model", "alpaca"]) -> Renderer:
+    return Renderer(pickle.loads(tokenizer.read_bytes()), template)
+
+
+def _ngrams(made: list[Draft], section: DataSection) -> pa.ListArray:
+    gate = section.gates.leakage
+    if gate.action == "off":
+        return pa.nulls(len(made), EXAMPLES.field("ngrams").type)
+    hashes = leakage.ngrams([draft.text for draft in made], gate.ngram)
+    return pa.ListArray.from_arrays(
+        pa.array(hashes.offsets, pa.int32()), pa.array(hashes.values, pa.uint64())
+    )

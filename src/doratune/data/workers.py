@@ -1,0 +1,102 @@
+"""Work on many chunks in several processes, in order and with few of them in memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import connection, get_context, parent_process
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from doratune.errors import DataError
+
+T = TypeVar("T")
+
+_IN_THIS_PROCESS = 3
+"""Tasks of a round that are done here before workers are started, which takes 1.5 seconds."""
+
+_AHEAD = 2
+"""Tasks per worker that wait for it: enough to keep it busy, few enough to stay small in memory."""
+
+
+class Workers:
+    """Processes that are started when there is enough to do, and end with the ``with`` block.
+
+    Args:
+        number: Processes; with 1 everything is done in this one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        """Calls a function of a module with each task's arguments; results come in order.
+
+        Raises:
+            DataError: A worker died.
+        """
+        tasks = iter(tasks)
+        if self._pool is None:
+            first = tasks if self.number == 1 else islice(tasks, _IN_THIS_PROCESS)
+            for task in first:
+                yield function(*task)
+        pending: deque[Future[T]] = deque()
+        try:
+            for task in tasks:
+                pending.append(self._started().submit(function, *task))
+                if len(pending) > _AHEAD * self.number:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "A worker process of the data stage died, most likely for lack of memory. Give the "
+                "stage more memory and run the same command again: it goes on where it was."
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Spawned, not forked: this process may have threads, of torch or of tokenizers.
+            self._pool = ProcessPoolExecutor(
+                self.number, mp_context=get_context("spawn"), initializer=_prepare_worker
+            )
+        return self._pool
+
+
+def _prepare_worker() -> None:
+    # Ctrl-C goes to the whole group of processes; the parent is the one to act on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One thread each: the cores are busy with the other workers.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A killed parent closes nothing that its workers wait for, so they would wait forever."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
