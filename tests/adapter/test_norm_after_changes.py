@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from torch import Tensor, nn
 
 from doratune import enable_fast_dora
-from tests.adapter.models import move_off_start, tokens
+from tests.adapter.models import llama_with_bias, move_off_start, tokens, with_dora
 from tests.adapter.test_optimizers import adapted, assert_norms_are_current, dora_model
 
 
@@ -59,6 +59,15 @@ def edit_through_numpy(model: nn.Module) -> None:
 def exchange_data(model: nn.Module) -> None:
     for parameter in factors(model):
         parameter.data = 1.3 * parameter.data
+
+
+def exchange_data_and_edit_the_old(model: nn.Module) -> None:
+    """The parameters keep their contents; what they were views of does not."""
+    for parameter in factors(model):
+        old, parameter.data = parameter.data, parameter.data.clone()
+        with torch.no_grad():
+            model(tokens())
+        old.mul_(1.3)
 
 
 def exchange_parameters(model: nn.Module) -> None:
@@ -149,6 +158,7 @@ CHANGES = (
     edit_one_element_through_data,
     edit_through_numpy,
     exchange_data,
+    exchange_data_and_edit_the_old,
     exchange_parameters,
     swap_and_swap_back,
     load_whole_state_dict,
@@ -178,6 +188,18 @@ def test_right_after(change: Callable[[nn.Module], None], training: bool) -> Non
     fresh = copy.deepcopy(model)
     enable_fast_dora(fresh)
     with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, fresh(tokens()).logits)
+
+
+def test_a_changed_bias_is_seen_in_evaluation() -> None:
+    model = with_dora(llama_with_bias(), trained=True)
+    enable_fast_dora(model)
+    with torch.no_grad():
+        model(tokens())
+        for module in adapted(model):
+            module.get_base_layer().bias.data.add_(0.5)
+        fresh = copy.deepcopy(model)
+        enable_fast_dora(fresh)
         assert torch.equal(model(tokens()).logits, fresh(tokens()).logits)
 
 

@@ -39,16 +39,16 @@ class AdaptedNorm:
             scaling: Factor of the update.
             W: The base weight where it can be had as a tensor.
         """
-        base = self.base(module)
-        if base.norm_squared_O.device != A.device:
-            self._base = base = replace(base, norm_squared_O=base.norm_squared_O.to(A.device))
 
         def make() -> Tensor:
+            base = self.base(module)
+            if base.norm_squared_O.device != A.device:
+                self._base = base = replace(base, norm_squared_O=base.norm_squared_O.to(A.device))
             return weight_norm(base, A, B, scaling, W)
 
         # With a sharded base all processes meet in `make`. What is reused depends on addresses of
         # memory, which differ: some would wait for ever for those that reuse.
-        if torch.compiler.is_compiling() or is_sharded(module.get_base_layer()):
+        if torch.compiler.is_compiling() or (W is None and is_sharded(module.get_base_layer())):
             return make()
         return self._norm.get([A, B], scaling, module.training, make)
 

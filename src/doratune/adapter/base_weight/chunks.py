@@ -16,7 +16,7 @@ GPU_ELEMENTS = 1 << 26
 
 PIECES = range(1024, 255, -1)
 """Lengths into which a row is cut, if one divides it. The kernel adds up 1/32 of a piece one after the
-other; a bf16 row of 11008 as a whole has 50 times the error of PyTorch's pairwise ``sum``, in pieces twice."""
+other: of a bf16 row of 11008 the whole has 50 times the error of PyTorch's pairwise sum, pieces 2."""
 
 
 def norm_squared(W_OI: Tensor, read: Callable[[slice], Tensor] | None = None) -> Tensor:
@@ -59,9 +59,9 @@ def row_slices(W_OI: Tensor) -> Iterator[slice]:
 def _sums_of_squares(W_KI: Tensor) -> Tensor:
     """``Σ w²`` of every row, (K,), in float32 or wider, on a CPU.
 
-    It is the gradient, ``Σ dy x``, which group normalisation gives its scale at mean 0 and deviation 1:
-    the one kernel of PyTorch that multiplies bf16 numbers and adds up in float32 as it reads them. 0.12 ns
-    an element (one AVX512 core) where reading alone takes 0.09, a float32 copy and its norm 0.27, and
+    It is the gradient, ``Σ dy x``, that group normalisation gives its scale at mean 0 and deviation 1:
+    the one kernel of PyTorch that multiplies bf16 numbers and adds up in float32 as it reads them. It
+    takes 0.12 ns an element (one AVX512 core), reading alone 0.08, a float32 copy and its norm 0.27, and
     reductions with a ``dtype``, which are not vectorised, more than 1.
     """
     K, I = W_KI.shape

@@ -142,7 +142,7 @@ def backward(
 
 
 def bias_grad(dy_TO: Tensor, g_O: Tensor, through_base: bool) -> Tensor:
-    """``Σ_t dy``, (O,), float32; without ``through_base`` less ``g Σ_t dy``, which the base result gives."""
+    """``Σ_t dy``, (O,), float32; less ``g Σ_t dy`` where that comes through the base result."""
     sum_O = dy_TO.sum(0, dtype=torch.float32)
     return sum_O if through_base else (1 - g_O) * sum_O
 
