@@ -69,7 +69,7 @@ def _explain(data: bytes, message: str, start: tuple[int, int] | None) -> str:
     near = f"{_where(data, position, start)}, near {excerpt(data.decode(), len(text))}"
     if message.startswith("Detected duplicate key "):
         key = message.removeprefix("Detected duplicate key ")
-        return f"the key {key} is given twice, the second time at {near}; remove one"
+        return f"the key {key} is given twice, the second time before {near}; remove one"
     if message == "recursion limit exceeded":
         return f"nested more than 200 levels deep, at {near}"
     if "hex escape" in message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def open_source(section: SourceSection, work: Path) -> Source:
     if name.startswith("builtin:"):
         _refuse_hub_words(section, "built in")
         return _builtin(section)
+    _check_reachable(name, path)
     if path.is_dir() or _is_hub_id(name):
         repository = Repository.find(section)
         return Source(name, "hub", section.weight, repository.chunks, repository.digest)
@@ -126,6 +128,22 @@ def _file(name: str, path: Path) -> DataFile:
     return DataFile(name, path, kind, CODECS.get(path.suffix))
 
 
+def _check_reachable(name: str, path: Path) -> None:
+    """Finds out whether it can be known if a path exists.
+
+    Raises:
+        DataError: It cannot: a folder is closed to this user, or the name is impossible.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{name!r} cannot be looked up: {getattr(error, 'strerror', None) or error}."
+        ) from error
+
+
 def _kind(path: Path) -> str | None:
     plain = path.with_suffix("") if path.suffix in CODECS else path
     return _KINDS.get(plain.suffix)
@@ -150,7 +168,8 @@ def _missing(path: Path) -> str:
             f"{text}: the folder {str(path.parent)!r} does not exist. Paths are relative to the "
             "current directory; a hub dataset is named as org/name."
         )
-    files = sorted(p.name for p in path.parent.iterdir() if p.is_file() and _kind(p))
+    listable = os.access(path.parent, os.R_OK)
+    files = sorted(p.name for p in path.parent.iterdir() if _kind(p)) if listable else []
     near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.5)
     if near:
         return f"{text}. Did you mean {' or '.join(repr(str(path.with_name(n))) for n in near)}?"
