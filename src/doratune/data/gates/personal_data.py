@@ -76,7 +76,7 @@ _NUMBER = re.compile(r"[0-9](?:[ ().\-/\xa0\u2010\u2011\u2013]{0,3}+[0-9]){5,}+"
 _BEFORE, _AFTER = 24, 34
 """Characters around digits that may belong to a number: "telephone", the letters of an IBAN."""
 
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}+(?![A-Za-z0-9])")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}")
 _CARD = re.compile(
     r"(?<![\w.-])(?:[0-9]{13,19}|[0-9]{4}(?P<a>[ -])[0-9]{4}(?P=a)[0-9]{4}(?P=a)[0-9]{4}"
     r"|[0-9]{4}(?P<b>[ -])[0-9]{6}(?P=b)[0-9]{4,5})(?![\w-])"
@@ -94,11 +94,11 @@ _IPV4 = re.compile(r"(?<![\w.-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w-]|\.[0-9])")
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-f]{3}(?::[0-9a-f]{0,4}){2,7}(?![\w:])", re.IGNORECASE)
 
 _GAP = "[ .\\-/\xa0\u2010\u2011\u2013]"
-_INTERNATIONAL = re.compile(rf"(?<![\w+])\+[1-9](?:{_GAP}?[()]?{_GAP}?[0-9]){{6,16}}+(?![0-9])")
+_INTERNATIONAL = re.compile(rf"(?<![\w+])\+[1-9](?:{_GAP}?[()]?{_GAP}?[0-9]){{6,16}}")
 _NATIONAL = re.compile(
     rf"(?<![\w.,+#/-])(?:(?:1{_GAP})?(?:\([2-9][0-9]{{2}}\){_GAP}?|[2-9][0-9]{{2}}{_GAP})"
     rf"[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}"
-    rf"|(?<![0-9]{_GAP})\(?0[1-9][0-9]{{1,4}}\)?{_GAP}[0-9]{{2,}}+(?:{_GAP}[0-9]{{2,}}+){{0,4}}+)(?![\w-]|{_GAP}[0-9])"
+    rf"|(?<![0-9]{{4}}{_GAP})\(?0[1-9][0-9]{{1,4}}\)?{_GAP}[0-9]{{2,}}+(?:{_GAP}[0-9]{{2,}}+){{0,4}}+)(?![\w-]|[./][0-9])"
 )
 _ANNOUNCED = re.compile(
     r"\b(?:phone|tel|telephone|telefon|mobile|cell|fax|call|whatsapp|sms)\b[^0-9\n]{0,20}+"
@@ -185,12 +185,12 @@ def _longest(
     kind: str, match: re.Match[str], is_valid: Callable[[str], bool]
 ) -> Iterator[tuple[str, int, int]]:
     """The match, or as much of its beginning as is valid: the next words may look like a part."""
-    value = match[0]
-    while not is_valid(value):
-        value, gap, _ = value.rpartition(" ")
-        if not gap:
+    start, end = match.span()
+    while match.string[end : end + 1].isalnum() or not is_valid(match.string[start:end]):
+        end = match.string.rfind(" ", start, end)
+        if end < 0:
             return
-    yield kind, match.start(), match.start() + len(value)
+    yield kind, start, end
 
 
 @functools.lru_cache(4096)
