@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from doratune.cli.main import app
+from doratune.record.review import ReviewVerdict, append_verdict, read_sample
+from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import EvalFile, RecordFile, VerifyFile
 from tests.adapter.models import tokens
 from tests.cli.conftest import Place
@@ -174,6 +176,28 @@ def test_faults_before_training(place: Place, fault: str) -> None:
     assert not list(place.path.rglob("*.tmp"))
 
 
+def test_run_stops_for_the_review_and_goes_on_after_it(place: Place) -> None:
+    place.edit("data:\n", "data:\n  gates: {review: {action: fail}}\n")
+    first = place("run", place.recipe)
+    assert first.code == 3
+    assert "0 of 25 examples to be reviewed have a verdict" in first.err
+    assert f"Run `doratune review data {place.run.relative_to(place.path)}`, then" in first.err
+    assert "Traceback" not in first.err
+    run = RunFolder(place.run)
+    assert not run.adapter.exists()
+    for item in read_sample(run):
+        append_verdict(
+            run.verdicts,
+            ReviewVerdict(id=item.id, verdict="accept", reviewer="ada", given_at="now"),
+        )
+    second = place("run", place.recipe)
+    assert second.code == 0, second.err
+    assert "data is up to date" in second.err
+    assert (
+        "25 of 25 examples have a verdict, by ada (25)" in (place.run / "report.html").read_text()
+    )
+
+
 def test_stages_out_of_order(place: Place) -> None:
     result = place("merge", place.recipe)
     assert result.code == 2
@@ -216,8 +240,6 @@ def test_a_merge_that_is_not_the_sidecar_fails_with_its_own_code(place: Place) -
 
 
 def test_a_second_command_in_the_same_folder_is_refused(place: Place) -> None:
-    from doratune.record.run_folder import RunFolder
-
     with RunFolder(place.run).locked():
         result = place("data", place.recipe)
     assert result.code == 8
