@@ -67,6 +67,13 @@ def test_exit_codes_are_the_documented_ones() -> None:
         assert f"| {code} |" in table
 
 
-def test_example(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(ROOT / "examples" / "fast_layers.py"))
-    assert "fast DoRA in 14 layers" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        ("fast_layers", "fast DoRA in 14 layers"),
+        ("data_gates", "text 1 says nearly the same as text 0"),
+    ],
+)
+def test_example(example: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
+    assert expected in capsys.readouterr().out
