@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from doratune.data.gates import leakage, relevance
-from doratune.data.gates.words import Hashes
+from doratune.data.gates.words import Hashes, hash_words
 from doratune.data.read import Row, open_source
 from doratune.data.store import Store, drafts, read_batch
 from doratune.data.workers import Workers
@@ -91,7 +91,7 @@ def leakage_hits(
         ngram: Words in a row.
         splits: Of each row, an index into `SPLITS`, or -1.
         store: Has the parts.
-        rendered: The examples of each part, with their n-grams.
+        rendered: The examples of each part, with their words.
         workers: Do it.
 
     Raises:
@@ -100,14 +100,14 @@ def leakage_hits(
     tables: dict[str, leakage.Table] = {}
     for number, split in enumerate(SPLITS[1:], 1):
         held_out = (
-            _ngrams(path, np.flatnonzero(splits[rows][_indices(path)] == number)).values
+            _words(path, np.flatnonzero(splits[rows][_indices(path)] == number))
             for (_, rows), path in zip(store.parts(), rendered, strict=True)
         )
-        tables[split] = leakage.Table.build(held_out)
+        tables[split] = leakage.Table.build(held_out, ngram)
     for name in evaluation_sets:
         texts = read_texts(name, store.folder)
-        tables[name] = leakage.Table.build(leakage.ngrams(batch, ngram).values for batch in texts)
-    paths = [store.folder / f"ngrams-{number}.npy" for number in range(len(tables))]
+        tables[name] = leakage.Table.build(map(hash_words, texts), ngram)
+    paths = [store.folder / f"held-out-{number}.npy" for number in range(len(tables))]
     for table, path in zip(tables.values(), paths, strict=True):
         table.save(path)
     hits = np.zeros((len(tables), len(splits)), np.int32)
@@ -137,8 +137,8 @@ def _texts(part: Path, indices: NDArray[np.int64]) -> list[str]:
 
 
 def _hits(path: Path, chosen: NDArray[np.int64], tables: list[Path]) -> NDArray[np.int64]:
-    ngrams = _ngrams(path, chosen)
-    return np.stack([_table(table).hits(ngrams) for table in tables])
+    words = _words(path, chosen)
+    return np.stack([_table(table).hits(words) for table in tables])
 
 
 @lru_cache(maxsize=16)
@@ -146,8 +146,8 @@ def _table(path: Path) -> leakage.Table:
     return leakage.Table.load(path)
 
 
-def _ngrams(path: Path, chosen: NDArray[np.int64]) -> Hashes:
-    column = read_batch(path)["ngrams"].take(pa.array(chosen))
+def _words(path: Path, chosen: NDArray[np.int64]) -> Hashes:
+    column = read_batch(path)["words"].take(pa.array(chosen))
     return Hashes(column.flatten().to_numpy(), column.offsets.to_numpy().astype(np.int64))
 
 

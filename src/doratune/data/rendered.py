@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from doratune.data.fingerprint import BYTES, example_digest
 from doratune.data.formats import Draft, Format, to_example
-from doratune.data.gates import leakage
+from doratune.data.gates.words import hash_words
 from doratune.data.render import Renderer
 from doratune.data.store import drafts, read_batch, write_batch
 from doratune.errors import DataError
@@ -27,7 +27,7 @@ EXAMPLES = pa.schema(
         "line": pa.large_string(),  # of data/<split>.jsonl, with its line end
         "tokens": pa.int32(),
         "digest": pa.binary(BYTES),
-        "ngrams": pa.list_(pa.uint64()),
+        "words": pa.list_(pa.uint64()),  # hashed, for the gate for leakage
     }
 )
 
@@ -67,7 +67,7 @@ def render(
         pa.array([example.model_dump_json() + "\n" for example in examples], pa.large_string()),
         pa.array(tokens),
         pa.Array.from_buffers(pa.binary(BYTES), len(made), [None, pa.py_buffer(digests)]),
-        _ngrams(made, settings.section),
+        _words(made, settings.section),
     ]
     write_batch(path, pa.record_batch(columns, schema=EXAMPLES))
     return tokens
@@ -91,11 +91,10 @@ def _renderer(tokenizer: Path, template: Literal["model", "alpaca"]) -> Renderer
     return Renderer(pickle.loads(tokenizer.read_bytes()), template)
 
 
-def _ngrams(made: list[Draft], section: DataSection) -> pa.ListArray:
-    gate = section.gates.leakage
-    if gate.action == "off":
-        return pa.nulls(len(made), EXAMPLES.field("ngrams").type)
-    hashes = leakage.ngrams([draft.text for draft in made], gate.ngram)
+def _words(made: list[Draft], section: DataSection) -> pa.ListArray:
+    if section.gates.leakage.action == "off":
+        return pa.nulls(len(made), EXAMPLES.field("words").type)
+    hashes = hash_words([draft.text for draft in made])
     return pa.ListArray.from_arrays(
         pa.array(hashes.offsets, pa.int32()), pa.array(hashes.values, pa.uint64())
     )

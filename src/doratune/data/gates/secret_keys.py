@@ -59,7 +59,7 @@ _ASSIGNED = re.compile(
 _IN_ADDRESS = re.compile(r"[a-z]://[^\s:/@]{0,64}:(?P<value>[^\s:/@]{3,128}+)@", re.IGNORECASE)
 
 _STAND_IN = re.compile(
-    r"pass|pwd|secret|key|token|your|user|example|sample|test|demo|dummy|change|xxx|\*\*|1234|^abc|123$",
+    r"p[a@]ss|pwd|secret|key|token|your|user|example|sample|test|demo|dummy|change|xxx|\*\*|1234|^abc|123$",
     re.IGNORECASE,
 )
 

@@ -71,15 +71,28 @@ def ngrams(words: Hashes, n: int, at_least: int) -> Hashes:
     for step in range(n):
         hashes *= FACTOR
         hashes += following[step : step + len(values)]
-    short = np.flatnonzero((counts < n) & (counts >= at_least))
-    begins = offsets[short]
-    complete[begins] = True
-    hashes[begins] = 0
-    for step in range(n - 1 if len(short) else 0):
-        inside = begins[counts[short] > step]
-        hashes[inside] = hashes[inside] * FACTOR + values[inside + step]
+    short = (counts < n) & (counts >= at_least)
+    complete[offsets[:-1][short]] = True
+    hashes[offsets[:-1][short]] = wholes(words)[short]
     before = np.append(0, np.cumsum(complete))
     return Hashes(_mixed(hashes[complete]), before[offsets])
+
+
+def wholes(words: Hashes) -> NDArray[np.uint64]:
+    """One hash of all words of each text, 0 for a text without words."""
+    values, offsets = words
+    counts = np.diff(offsets)
+    hashes = np.zeros(len(counts), np.uint64)
+    if len(values):
+        powers = np.cumprod(np.full(counts.max(), FACTOR), dtype=np.uint64)
+        terms = values * powers[np.arange(len(values)) - np.repeat(offsets[:-1], counts)]
+        hashes[counts > 0] = np.add.reduceat(terms, offsets[:-1][counts > 0])
+    return hashes
+
+
+def selected(words: Hashes, mask: NDArray[np.bool_]) -> Hashes:
+    """The words for which the mask is true."""
+    return Hashes(words.values[mask], np.append(0, np.cumsum(mask))[words.offsets])
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
