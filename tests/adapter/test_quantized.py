@@ -27,7 +27,9 @@ class RepackedError(Exception):
 
 @pytest.fixture
 def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What bitsandbytes does on a CPU with AVX512-BF16, up to the moment it would repack a weight."""
+    """A CPU with AVX512-BF16: this one, or what bitsandbytes does on it until it would repack."""
+    if modules.has_avx512bf16():
+        return
 
     def repack(*_: object) -> None:
         raise RepackedError
@@ -46,16 +48,27 @@ def _model(compute: torch.dtype = torch.bfloat16) -> PeftModel:
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Of everything trained, and of the input."""
     model.train().zero_grad()
-    model(torch.ones(3, IN)).square().sum().backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    x = torch.ones(3, IN, requires_grad=True)
+    model(2 * x).square().sum().backward()
+    assert x.grad is not None
+    trained = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {**trained, "x": x.grad}
 
 
 @pytest.mark.usefixtures("avx512")
 def test_without_the_guard_bitsandbytes_repacks() -> None:
     """The reason for the guard; when this fails, bitsandbytes has changed."""
-    with pytest.raises(RepackedError), torch.no_grad():
-        _model().eval()(torch.ones(3, IN))
+    straight, evaluated = _model(), _model()
+    try:
+        with torch.no_grad():
+            evaluated.eval()(torch.ones(3, IN))
+    except RepackedError:
+        return
+    expected, found = _gradients(straight), _gradients(evaluated)
+    error = max((found[n] - expected[n]).norm() / expected[n].norm() for n in expected)
+    assert error > 0.1, "of the input's gradient, and so of all layers below, nothing is right"
 
 
 @pytest.mark.usefixtures("avx512")
@@ -71,7 +84,7 @@ def test_evaluating_first_changes_no_gradient() -> None:
     assert not getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
     expected, found = _gradients(straight), _gradients(evaluated)
     assert expected.keys() == found.keys()
-    assert len(expected) == 3
+    assert len(expected) == 3 + 1
     for name, gradient in expected.items():
         assert torch.equal(found[name], gradient), name
 

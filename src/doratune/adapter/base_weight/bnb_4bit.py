@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,24 +19,25 @@ def fits(layer: Any) -> bool:
 
 @torch.no_grad()
 def norm_squared(layer: Any) -> Tensor:
-    """``‖W‖²`` of every output feature, (O,), float32. Dequantises W once, as a forward does."""
-    return chunks.norm_squared(_dequantized(layer))
+    """``‖W‖²`` of every output feature, (O,), float32."""
+    return torch.cat([chunks.norm_squared(W_KI) for W_KI in _pieces(layer)])
 
 
 @torch.no_grad()
 def project(layer: Any, A_RI: Tensor) -> Tensor:
-    """``W A^T``, (O, R), by the product of the layer's own forward, without its bias."""
-    from bitsandbytes import matmul_4bit
+    """``W A^T``, (O, R), in the dtype of the layer's forward.
 
-    A_RI = A_RI.to(_dtype(layer, A_RI.dtype))
-    product_RO: Tensor = matmul_4bit(A_RI, layer.weight, quant_state=layer.weight.quant_state)
-    return product_RO.T
+    Not by that forward: whole, the dequantised weight is new pages of memory every time, and ``A W^T``
+    is the slower way round. 16 instead of 45 ms for 4096 x 4096, 0.7 instead of 1.1 for 1536 x 576.
+    """
+    A_IR = A_RI.to(_dtype(layer)).T
+    return torch.cat([W_KI @ A_IR for W_KI in _pieces(layer)])
 
 
 @torch.no_grad()
 def rows(layer: Any, index_K: Tensor) -> Tensor:
     """The rows of W with these numbers, (K, I)."""
-    return _dequantized(layer)[index_K]
+    return torch.cat(list(_pieces(layer)))[index_K]
 
 
 def forbid_repacking(model: nn.Module) -> None:
@@ -69,15 +70,32 @@ def _is_linear_4bit(layer: nn.Module) -> bool:
     )
 
 
-def _dtype(layer: Any, otherwise: torch.dtype) -> torch.dtype:
+def _dtype(layer: Any) -> torch.dtype:
     """The dtype in which the layer's forward multiplies, and therefore dequantises."""
-    return layer.compute_dtype or otherwise
+    dtype: torch.dtype = layer.compute_dtype or layer.weight.quant_state.dtype
+    return dtype
 
 
-def _dequantized(layer: Any) -> Tensor:
-    from bitsandbytes.functional import dequantize_4bit
+def _pieces(layer: Any) -> Iterator[Tensor]:
+    """W from top to bottom, some rows at a time, dequantised as the layer's forward does it."""
+    from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
 
-    state = copy.copy(layer.weight.quant_state)
-    state.dtype = _dtype(layer, state.dtype)
-    W_OI: Tensor = dequantize_4bit(layer.weight.detach(), state)
-    return W_OI
+    state = layer.weight.quant_state
+    (O, I), block = state.shape, state.blocksize
+    scales = state.absmax
+    if state.nested:
+        scales = dequantize_blockwise(scales, state.state2) + state.offset
+    packed = layer.weight.detach().view(torch.uint8).view(-1)
+    elements = chunks.CPU_ELEMENTS if packed.is_cpu else chunks.GPU_ELEMENTS
+    step = block * max(1, elements // (block * I))  # rows, so many that blocks end with them
+    for start in range(0, O, step):
+        first, end = start * I, min(start + step, O) * I
+        part = QuantState(
+            absmax=scales[first // block : -(-end // block)],
+            shape=torch.Size((end // I - start, I)),
+            code=state.code,
+            blocksize=block,
+            quant_type=state.quant_type,
+            dtype=_dtype(layer),
+        )
+        yield dequantize_4bit(packed[first // 2 : -(-end // 2)].view(-1, 1), part)
