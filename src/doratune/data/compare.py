@@ -133,7 +133,7 @@ def _word_scores(
 
 
 def _texts(part: Path, indices: NDArray[np.int64]) -> list[str]:
-    return [draft.text for draft in drafts(read_batch(part).take(pa.array(indices)))]
+    return [draft.spoken for draft in drafts(read_batch(part).take(pa.array(indices)))]
 
 
 def _hits(path: Path, chosen: NDArray[np.int64], tables: list[Path]) -> NDArray[np.int64]:

@@ -94,7 +94,7 @@ def _renderer(tokenizer: Path, template: Literal["model", "alpaca"]) -> Renderer
 def _words(made: list[Draft], section: DataSection) -> pa.ListArray:
     if section.gates.leakage.action == "off":
         return pa.nulls(len(made), EXAMPLES.field("words").type)
-    hashes = hash_words([draft.text for draft in made])
+    hashes = hash_words([draft.spoken for draft in made])
     return pa.ListArray.from_arrays(
         pa.array(hashes.offsets, pa.int32()), pa.array(hashes.values, pa.uint64())
     )

@@ -49,6 +49,7 @@ def survey(chunk: Chunk, settings: Settings, path: Path) -> None:
     fine = [index for index, (state, _, _) in enumerate(read) if state == FINE]
     drafts = [draft for _, _, draft in read if draft is not None]
     texts = [draft.text for draft in drafts]
+    spoken = [draft.spoken for draft in drafts]
     columns: dict[str, list[Any]] = {
         "identity": [_part_of(draft.identity) for draft in drafts],
         "asked": [_part_of(draft.asked) for draft in drafts],
@@ -60,7 +61,7 @@ def survey(chunk: Chunk, settings: Settings, path: Path) -> None:
         find = _control_finder(settings.control_tokens)
         columns["encoding"] = [_joined(encoding.kinds(text) + find(text)) for text in texts]
     if gates.language.action != "off":
-        columns["language"] = list(_detector(gates.language.min_confidence).detect(texts))
+        columns["language"] = list(_detector(gates.language.min_confidence).detect(spoken))
     if gates.personal_data.action != "off":
         found = [sorted({find.kind for find in personal_data.find(text)}) for text in texts]
         columns["personal_data"] = [_joined(kinds) for kinds in found]
@@ -73,7 +74,7 @@ def survey(chunk: Chunk, settings: Settings, path: Path) -> None:
         pa.array([state for state, _, _ in read], pa.uint8()),
         pa.array([problem for _, problem, _ in read], pa.string()),
         *(_spread(columns.get(f.name), fine, len(rows), f.type) for f in list(ROWS)[4:-1]),
-        _sketches(texts if gates.near_duplicates.action != "off" else None, fine, len(rows)),
+        _sketches(spoken if gates.near_duplicates.action != "off" else None, fine, len(rows)),
     ]
     write_batch(path, pa.record_batch(arrays, schema=ROWS))
 

@@ -47,6 +47,12 @@ class Draft:
         """Everything said, turn after turn: what the gates look at."""
         return "\n".join(turn_text(turn) for turn in (*self.turns, *(self.rejected or ())))
 
+    @cached_property
+    def spoken(self) -> str:
+        """The same without system turns, for what compares examples: many share one long prompt."""
+        turns = (*self.turns, *(self.rejected or ()))
+        return "\n".join(turn_text(turn) for turn in turns if turn.role != "system")
+
     @property
     def answer(self) -> str:
         """The last assistant turn."""
