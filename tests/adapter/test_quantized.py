@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from doratune import disable_fast_dora, enable_fast_dora
+from doratune.adapter.base_weight import base_weight
 from doratune.errors import AdapterError
 from tests.adapter.kinds import IN, OneLayer, bnb_4bit
 from tests.adapter.models import loss_and_gradients, move_off_start, tokens
@@ -51,7 +52,7 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
     """Of everything trained, and of the input."""
     model.train().zero_grad()
     x = torch.ones(3, IN, requires_grad=True)
-    model(2 * x).square().sum().backward()
+    model(x).square().sum().backward()
     assert x.grad is not None
     trained = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {**trained, "x": x.grad}
@@ -60,15 +61,16 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.usefixtures("avx512")
 def test_without_the_guard_bitsandbytes_repacks() -> None:
     """The reason for the guard; when this fails, bitsandbytes has changed."""
-    straight, evaluated = _model(), _model()
+    model = _model()
+    read = base_weight(model.base_model.model.layer.base_layer).rows
+    every = torch.arange(96)
+    before = read(every)
     try:
         with torch.no_grad():
-            evaluated.eval()(torch.ones(3, IN))
+            model.eval()(torch.ones(3, IN))
     except RepackedError:
         return
-    expected, found = _gradients(straight), _gradients(evaluated)
-    error = max((found[n] - expected[n]).norm() / expected[n].norm() for n in expected)
-    assert error > 0.1, "of the input's gradient, and so of all layers below, nothing is right"
+    assert (read(every) - before).norm() > before.norm(), "garbage"
 
 
 @pytest.mark.usefixtures("avx512")
