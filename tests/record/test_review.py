@@ -50,12 +50,13 @@ def test_summary_of_two_reviewers() -> None:
         verdict("2", "accept"),
         verdict("2", "accept", reviewer="bob"),
         verdict("3", None, "unsure"),
+        verdict("4", "accept"),
         verdict("of an earlier sample", "reject"),
     ]
     file = summarise([item(id) for id in "1234"], lines, "digest")
-    assert (file.num_examples, file.num_judged) == (4, 2)
-    assert (file.num_rejected, file.num_disputed, file.rejected_share) == (1, 1, 0.5)
-    assert file.reviewers == {"ada": 2, "bob": 2}
+    assert (file.num_examples, file.num_judged) == (4, 3)
+    assert (file.num_rejected, file.num_disputed, file.rejected_share) == (1, 1, 1 / 3)
+    assert file.reviewers == {"ada": 3, "bob": 2}
     assert [(n.id, n.place, n.reviewer, n.verdict, n.note) for n in file.notes] == [
         ("1", "file:1", "bob", "reject", "wrong"),
         ("3", "file:3", "ada", None, "unsure"),
