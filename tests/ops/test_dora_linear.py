@@ -205,3 +205,22 @@ def test_wider_input_than_result() -> None:
     assert y.dtype == torch.bfloat16
     assert x.grad is not None
     assert x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_pieces_of_a_batch_give_what_the_whole_gives(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    y, dy = (torch.randn(37, 20, generator=draw).to(dtype) for _ in range(2))
+    x, g, bias = (torch.randn(size, generator=draw) for size in ((37, 12), (20,), (20,)))
+    A_IR, B_RO = torch.randn(12, 3, generator=draw), torch.randn(3, 20, generator=draw)
+    results = []
+    for piece in (eager.PIECE, 100):  # 8 pieces, the last of 2 rows
+        monkeypatch.setattr(eager, "PIECE", piece)
+        scaled, inferred = y.clone(), y.clone()
+        eager.scale_up_(scaled, torch.zeros(37, 3, dtype=dtype), B_RO.T.to(dtype), g, bias)
+        eager.infer_(inferred, x.to(dtype), A_IR, B_RO, 0.5, g, bias)
+        results.append((scaled, inferred, *eager.scale_grad(dy, y, g, bias, True)))
+    for whole, pieces in zip(*results, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-5)
