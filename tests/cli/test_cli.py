@@ -36,6 +36,7 @@ COMMANDS = {
     "verify": {"--runs"},
     "report": {"--runs"},
     "data prepare": {"--runs"},
+    "data show": {"--index", "--split", "--runs"},
     "review data": {"--reviewer", "--runs"},
 }
 
