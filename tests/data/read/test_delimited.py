@@ -92,6 +92,24 @@ def test_refuses_a_quote_that_swallows_16_mib(tmp_path: Path) -> None:
         read(write(tmp_path / "a.csv.zst", text))
 
 
+def test_refuses_a_record_of_endless_small_fields(tmp_path: Path) -> None:
+    text = 'a,b\nc,d\n"e\n' + '","\n' * 6_000_000
+    with pytest.raises(
+        DataError, match=r"zst:3: the record that starts here is larger than 16 MiB"
+    ):
+        read(write(tmp_path / "a.csv.zst", text))
+
+
+def test_a_message_shows_only_the_start_of_a_wild_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ",".join(f"column {n}" for n in range(1000)) + "\na\n")
+    assert len(problem(path)) < 300
+    name = "x" * 10_000
+    for header in (f"{name},{name}", f"{name};"):
+        with pytest.raises(DataError) as caught:
+            read(write(tmp_path / "a.csv", f"{header}\na,b\n"))
+        assert len(str(caught.value)) < 500
+
+
 def test_a_field_may_be_long(tmp_path: Path) -> None:
     """The csv module's own limit is 128 KiB."""
     path = write(tmp_path / "a.csv", f"text,label\n{'x' * 1_000_000},y\n")

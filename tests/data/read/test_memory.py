@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,8 +65,13 @@ def make(path: Path, num_rows: int) -> None:
 
 
 def texts(seed: int) -> Iterator[str]:
-    draw = random.Random(seed)
-    return (f"{draw.getrandbits(2400):x}" for _ in range(1000))
+    return (f"{seed} {text}" for text in random_texts())
+
+
+@cache
+def random_texts() -> list[str]:
+    draw = random.Random(0)
+    return [f"{draw.getrandbits(2400):x}" for _ in range(1000)]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic_core import to_jsonable_python
 
 from doratune.data.read.features import Decode, decoders
-from doratune.data.read.rows import MAX_ROW_BYTES, Row, Unreadable
+from doratune.data.read.rows import MAX_ROW_BYTES, Row, Unreadable, shorten
 from doratune.data.read.streams import BLOCK_BYTES, DataFile
 from doratune.errors import DataError, DoratuneError
 
@@ -65,7 +65,9 @@ def cut(batches: Iterator[pa.RecordBatch], name: str, size: int) -> Iterator[Col
     for batch in batches:
         names = batch.schema.names
         if len(set(names)) < len(names):
-            raise DataError(f"{name} has two columns of one name among {names}; rename one.")
+            raise DataError(
+                f"{name} has two columns of one name among {shorten(', '.join(names))}; rename one."
+            )
         # A damaged file may hold anything: text that is not UTF-8, offsets out of range.
         batch.validate(full=True)
         mean = max(1, batch.nbytes // max(1, batch.num_rows))
@@ -93,7 +95,7 @@ def arrow_errors(name: str) -> Iterator[None]:
     except DoratuneError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        first = str(error).partition("\n")[0].rstrip(".")
+        first = shorten(str(error).partition("\n")[0].rstrip("."))
         raise DataError(
             f"{name} cannot be read: {first}. It may have been cut or damaged while it was copied; "
             "fetch it again."

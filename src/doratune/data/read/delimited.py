@@ -14,10 +14,11 @@ from doratune.data.read.rows import (
     Row,
     Unreadable,
     excerpt,
+    shorten,
     too_large,
     unreadable,
 )
-from doratune.data.read.streams import DataFile
+from doratune.data.read.streams import BLOCK_BYTES, DataFile
 from doratune.errors import DataError
 
 # Of the whole process; its default of 128 KiB is less than a long document.
@@ -57,7 +58,7 @@ class Delimited(NamedTuple):
             found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
             problem = (
                 f"found {found}, the last {excerpt(fields[-1])}; expected {len(self.header)}: "
-                f"{', '.join(self.header)}. Put a field that holds the delimiter in quotes"
+                f"{shorten(', '.join(self.header))}. Put a field that holds the delimiter in quotes"
             )
             return Unreadable(place, problem, repr(fields)[:MAX_RAW])
         return Row(dict(zip(self.header, [field or None for field in fields], strict=True)), place)
@@ -81,7 +82,7 @@ def read_delimited(file: DataFile, size: int) -> Iterator[Delimited]:
     start = 0
     for record in records:
         chunk.append(record)
-        if len(chunk) == size or lines.num_bytes - start >= 1 << 20:
+        if len(chunk) == size or lines.num_bytes - start >= BLOCK_BYTES:
             yield Delimited(file.name, header, chunk)
             chunk, start = [], lines.num_bytes
     if chunk:
@@ -99,6 +100,8 @@ class _Lines:
         """Number of the first line of the piece in hand, and its bytes."""
         self.unfit: dict[int, str] = {}
         """Lines that are no text, with what is wrong."""
+        self.start, self.pieces = 1, 0
+        """The line that the record in hand starts on, and the pieces taken for it."""
 
     def records(self, delimiter: str) -> Iterator[Record | Unreadable]:
         """All records that are not blank.
@@ -108,7 +111,8 @@ class _Lines:
         """
         reader = csv.reader(self._texts(), delimiter=delimiter, strict=True)
         while True:
-            start = reader.line_num + 1
+            start = self.start = reader.line_num + 1
+            self.pieces = 0
             try:
                 fields = next(reader)
             except StopIteration:
@@ -129,7 +133,11 @@ class _Lines:
     def _texts(self) -> Iterator[str]:
         for first, piece in self.file.whole_lines():
             self.first, self.piece = first, piece
-            self.num_bytes += len(self.piece)
+            self.num_bytes += len(piece)
+            self.pieces += 1
+            # Larger than any record may be, though no field of it is.
+            if self.pieces * BLOCK_BYTES > MAX_ROW_BYTES + 2 * BLOCK_BYTES:
+                raise too_large(f"{self.file.name}:{self.start}", "record")
             try:
                 text = self.piece.decode()
             except UnicodeDecodeError:
@@ -192,12 +200,13 @@ def _header(record: Record | Unreadable, file: DataFile) -> tuple[str, ...]:
             f"each of the {len(names)} columns."
         )
     if twice:
-        raise DataError(f"{place}: the header names {twice[0]!r} twice; rename one of them.")
+        twice_named = repr(shorten(twice[0]))
+        raise DataError(f"{place}: the header names {twice_named} twice; rename one of them.")
     delimiter = "\t" if file.kind == "tsv" else ","
     other = next((d for d in (",", "\t", ";", "|") if d != delimiter and d in names[0]), None)
     if len(names) == 1 and other is not None:
         raise DataError(
-            f"{place}: the header is one column, {names[0]!r}; expected columns separated by "
+            f"{place}: the header is one column, {shorten(names[0])!r}; expected columns separated by "
             f"{delimiter!r}, and {other!r} seems to separate them. Save it as a "
             f"{file.kind.upper()} file{', or name it .tsv' if other == chr(9) else ''}."
         )

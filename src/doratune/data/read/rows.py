@@ -73,6 +73,11 @@ def excerpt(text: str, position: int = 0) -> str:
     return repr(text[start:stop].strip())
 
 
+def shorten(text: str) -> str:
+    """The first 100 characters of a text."""
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def unreadable(place: str, problem: str, data: bytes) -> Unreadable:
     """What is wrong at a place, with the start of its bytes."""
     # A character takes four bytes at most.
