@@ -78,6 +78,7 @@ def rows_of(
     unit: str,
     device: str,
     peers: Sequence[str],
+    versions: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """The rows of one setting.
 
@@ -92,6 +93,7 @@ def rows_of(
         unit: Its unit.
         device: ``"cpu"`` or ``"cuda"``.
         peers: Ours is compared with each of them, everybody else with the first.
+        versions: By provider, where it is not of this environment.
     """
     rows = []
     for provider, figures in samples.items():
@@ -105,7 +107,7 @@ def rows_of(
                 benchmark=benchmark,
                 op=op,
                 provider=provider,
-                version=_version(provider),
+                version=(versions or {}).get(provider) or _version(provider),
                 shape=shape,
                 dtype=dtype,
                 dropout=dropout,
