@@ -4,9 +4,10 @@ Why it matters: what was seen in training is remembered in the test, and the fig
 memory. Sharing 13 words in a row is the usual rule (Brown et al. 2020). Words are those of `words`:
 case, punctuation and accents' encoding do not count.
 
-Boilerplate does not count either. A phrase of five words that more than 10 of the held-out texts,
-and more than one in 1,000, have in common is a template or a turn of speech; its words are taken out
-on both sides, and 13 in a row of the others are looked for. Without this, every one of the 40,398
+Boilerplate does not count either. A phrase of five words that more than 10 held-out texts have in
+common (a fifth of them where there are fewer than 50, one in 1,000 where there are more than 10,000)
+is a template or a turn of speech; its words are taken out on both sides, and 13 in a row of the
+others are looked for. Without this, every one of the 40,398
 WinoGrande training rows shares 13 words with the test rows: those of the prompt. With it, three do.
 
 A text of which 5 to 12 words are left is compared as a whole; with fewer left, the whole text
@@ -31,8 +32,6 @@ MIN_WORDS = 5
 """Texts with fewer words are not compared: "yes, of course" is no leak."""
 
 _PHRASE = 5
-_COMMON, _COMMON_SHARE = 10, 1 / 1000
-"""In how many held-out texts a phrase may be without being boilerplate, whichever is more."""
 
 
 class Table:
@@ -68,7 +67,8 @@ class Table:
             phrases.append(values[np.append(True, ~again)[: len(values)]])
         known, number = np.unique(np.concatenate(phrases), return_counts=True)
         num_texts = sum(len(words.offsets) - 1 for words in batches)
-        table = cls(n, known[number > max(_COMMON, _COMMON_SHARE * num_texts)], known[:0])
+        rare = max(2, min(10, num_texts / 5), num_texts / 1000)
+        table = cls(n, known[number > rare], known[:0])
         hashes = [known[:0]]
         for words in batches:
             runs, short = table._split(words)
