@@ -76,10 +76,13 @@ def whole(suffix: str, draw: random.Random) -> bytes:
 
 def row(draw: random.Random) -> dict[str, Any]:
     return {
-        "text": draw.choice(TEXTS) * draw.choice((1, 1, 10)),
+        "text": draw.choice(TEXTS) * draw.choice((1, 1, 10)) + str(draw.randrange(1000)),
         "label": draw.choice(("x", "y", "z")),
         "number": draw.choice((0, 1.5, -3e10)) * 1.0,
-        "messages": [{"role": "user", "content": draw.choice(TEXTS)}],
+        "messages": [
+            {"role": "user", "content": f"{draw.choice(TEXTS)} {draw.randrange(1000)}"},
+            {"role": "assistant", "content": draw.choice(TEXTS[:5])},
+        ],
     }
 
 
