@@ -8,10 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from doratune.data.gates import conflicts, duplicates, encoding, labels, near_duplicates, quality
+from doratune.data.gates import conflicts, duplicates, encoding, labels, quality
 from doratune.data.labels import closed_labels, count_labels
 from doratune.data.sieve import Sieve, count_kinds
-from doratune.data.split import Clusters, Shares, assign
 from doratune.data.store import UNFIT, UNLABELLED, UNREADABLE, Columns, Store
 from doratune.recipe.schema import DataSection
 
@@ -148,55 +147,6 @@ class Judge:
             note=" ".join(problems),
         )
         return kept
-
-    def near_duplicates(self, seed: int) -> NDArray[np.int8]:
-        """Near duplicates, and the split, which they must not cross.
-
-        Returns:
-            The split of each row, an index into `SPLITS`, or `NOWHERE`.
-        """
-        options, columns, sieve = self.options.near_duplicates, self.columns, self.sieve
-        prompts = columns.asked[sieve.left & self.tested]
-        also_tested = np.isin(columns.asked, prompts) & ~self.tested
-        sieve.drop(also_tested, "test_source", "prompt also in test")
-        # Rows that another gate dropped keep their places in the split, so that it does not depend on
-        # what that gate found elsewhere. Only repeats have none: they say nothing of their own.
-        dropped = np.array([reason == "exact duplicate" for _, reason in sieve.reasons] + [False])
-        dealt = (columns.state == 0) & ~dropped[sieve.reason_of] & ~also_tested
-        clusters = None
-        if options.action != "off":
-            sketches = self.store.sketches()
-            first = near_duplicates.clusters(sketches, options.threshold)
-            clusters = Clusters(first, sketches, options.threshold)
-        test_share = 0.0 if self.section.test_source is not None else self.section.test_share
-        splits, torn = assign(
-            np.flatnonzero(dealt),
-            columns.group,
-            columns.label if (columns.label >= 0).any() else None,
-            self.tested,
-            clusters,
-            Shares(self.section.validation_share, test_share),
-            seed,
-        )
-        reason = "group or near duplicates in different splits"
-        crossing = sieve.drop(torn, "near_duplicates", reason)
-        if self.section.test_source is not None:
-            reason = "group or near duplicate in the test source"
-            crossing += sieve.drop((splits == 2) & ~self.tested, "near_duplicates", reason)
-        if clusters is None:
-            sieve.skip("near_duplicates", options)
-            return splits
-        keepers = _longest(clusters.first, columns.length, sieve.left)
-        sieve.judge(
-            "near_duplicates",
-            options,
-            (keepers >= 0) & (keepers != np.arange(len(keepers))),
-            lambda row: f"nearly the same as {self.store.place(int(keepers[row]))}",
-            "near duplicate",
-            dropped=crossing,
-            note=f"{crossing:,} would have crossed splits." if crossing else "",
-        )
-        return splits
 
     def language(self) -> None:
         """Examples in another language."""
@@ -351,14 +301,3 @@ class Judge:
             rows = np.flatnonzero(side & self.sieve.left)
             found[rows] = find(rows)
         return found
-
-
-def _longest(first: NDArray[np.int64], length: NDArray[np.uint32], left: Mask) -> NDArray[np.int64]:
-    """The longest row of each row's cluster, the first of equals; -1 for rows that are not left."""
-    keepers = np.full(len(first), -1, np.int64)
-    rows = np.flatnonzero(left)
-    order = rows[np.lexsort((rows, -length[rows].astype(np.int64), first[rows]))]
-    starts = np.flatnonzero(np.append(True, first[order][1:] != first[order][:-1]))
-    sizes = np.diff(np.append(starts, len(order)))
-    keepers[order] = np.repeat(order[starts], sizes) if len(order) else order
-    return keepers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,10 +12,12 @@ from numpy.typing import NDArray
 from doratune.base import load_base
 from doratune.data import rendered
 from doratune.data.compare import leakage_hits, relevance_scores
+from doratune.data.deal import deal
 from doratune.data.formats import to_example
 from doratune.data.gates import quality
 from doratune.data.judge import Judge
 from doratune.data.labels import check_labels, count_labels
+from doratune.data.pickled import save_tokenizer
 from doratune.data.read import Source
 from doratune.data.reading import read_sources
 from doratune.data.render import Rendered, Renderer
@@ -25,12 +26,12 @@ from doratune.data.split import NOWHERE, TRAIN, check_splits, copies_of, sample
 from doratune.data.store import FINE, drafts, read_batch
 from doratune.data.table import print_gates
 from doratune.data.workers import Workers
-from doratune.data.write import Kept, write_dropped, write_examples, write_review
+from doratune.data.write import Kept, summarise, write_dropped, write_examples, write_review
 from doratune.errors import DataError
 from doratune.progress import track
 from doratune.recipe.schema import Recipe
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import SPLITS, DataFile, GateReport, SourceRecord, SplitSummary
+from doratune.record.schemas import SPLITS, DataFile, GateReport, SourceRecord
 
 
 class Preparation:
@@ -64,9 +65,9 @@ class Preparation:
         self.sources = sources
         self.work = work
         self.workers = workers
-        added = renderer.tokenizer.added_tokens_decoder.values()
-        control_tokens = tuple(sorted(token.content for token in added if token.special))
-        self.reading = read_sources(sources, self.section, control_tokens, work, workers)
+        self.tokenizer = work / "tokenizer.pickle"
+        save_tokenizer(renderer.tokenizer, self.tokenizer)
+        self.reading = read_sources(sources, self.section, self.tokenizer, work, workers)
         self.store = self.reading.store
         self.columns = self.reading.columns
         self.sieve = Sieve(len(self.columns.state))
@@ -90,7 +91,7 @@ class Preparation:
         if self.sieve.findings[0].fails:
             self._refuse(None)
         self._judge_rows()
-        self.splits = self.judge.near_duplicates(self.recipe.seed)
+        self.splits = deal(self.judge, self.recipe.seed)
         self._judge_texts()
         self._choose()
         self._judge_answers()
@@ -156,9 +157,9 @@ class Preparation:
 
     def _render(self) -> NDArray[np.int32]:
         """Makes the examples that are left; their lengths in tokens, 0 for other rows."""
-        tokenizer = self.work / "tokenizer.pickle"
-        tokenizer.write_bytes(pickle.dumps(self.renderer.tokenizer))
-        settings = rendered.Settings(self.section, self.reading.form, self.labels or [], tokenizer)
+        settings = rendered.Settings(
+            self.section, self.reading.form, self.labels or [], self.tokenizer
+        )
         parts = list(self.store.parts())
         indices = [np.flatnonzero(self.sieve.left[rows]) for _, rows in parts]
         tasks = (
@@ -248,34 +249,14 @@ class Preparation:
         reports: list[GateReport],
         digests: list[str],
     ) -> None:
-        kept = Kept(
-            np.where(self.sieve.left, self.splits, NOWHERE).astype(np.int8),
-            self.copies,
-            self._all_examples(),
-        )
+        splits = np.where(self.sieve.left, self.splits, NOWHERE).astype(np.int8)
+        kept = Kept(splits, self.copies, self._all_examples())
+        names = self.store.names["label"].all if self.labels else []
+        codes = self.columns.label if self.labels else np.full(len(splits), -1, np.int32)
         prints = write_examples(folder, self.store, kept)
         write_dropped(folder.dropped, self.store, self.sieve)
-        names = self.store.names["label"].all
-        labels = [names[code] if code >= 0 else None for code in self.columns.label]
-        write_review(
-            folder.review_sample,
-            self.store,
-            kept,
-            labels,
-            self.section.gates.review,
-            self.recipe.seed,
-        )
-        summaries = {}
-        for number, split in enumerate(SPLITS):
-            rows = np.repeat(np.flatnonzero(self._kept(number)), self.copies[self._kept(number)])
-            counts = count_labels(self.columns.label[rows], names)
-            summaries[split] = SplitSummary(
-                num_examples=len(rows),
-                num_tokens=int(tokens[rows].sum(dtype=np.int64)),
-                max_tokens=int(tokens[rows].max(initial=0)),
-                label_counts=dict(sorted(counts.items())) if self.labels else {},
-                **prints[split]._asdict(),
-            )
+        gate, seed = self.section.gates.review, self.recipe.seed
+        write_review(folder.review_sample, self.store, kept, [*names, None], codes, gate, seed)
         DataFile(
             sources=[
                 SourceRecord(
@@ -294,6 +275,9 @@ class Preparation:
             **prints[None]._asdict(),
             gates=reports,
             labels=self.labels,
-            splits=summaries,
+            splits={
+                split: summarise(kept, number, tokens, codes, names, prints[split])
+                for number, split in enumerate(SPLITS)
+            },
             dropped=self.sieve.counts(),
         ).write(folder.data)

@@ -42,7 +42,7 @@ class Reading(NamedTuple):
 def read_sources(
     sources: Sequence[Source],
     section: DataSection,
-    control_tokens: tuple[str, ...],
+    tokenizer: Path,
     work: Path,
     workers: Workers,
 ) -> Reading:
@@ -51,7 +51,7 @@ def read_sources(
     Args:
         sources: Those of ``data.source``, then that of ``data.test_source`` if there is one.
         section: The recipe's data section.
-        control_tokens: Special tokens of the tokenizer.
+        tokenizer: Written by `save_tokenizer`.
         work: Folder for parts; those that an interrupted run left are used.
         workers: Do the work.
 
@@ -59,7 +59,7 @@ def read_sources(
         DataError: A source breaks off or has too many rows, or its format is not clear.
     """
     form, reason = _detect(sources, section)
-    settings = survey.Settings(section, form, control_tokens)
+    settings = survey.Settings(section, form, tokenizer)
     store = Store(work)
     owners: list[int] = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from doratune.data.fingerprint import BYTES, example_digest
 from doratune.data.formats import Draft, Format, to_example
 from doratune.data.gates.words import hash_words
+from doratune.data.pickled import saved_tokenizer
 from doratune.data.render import Renderer
 from doratune.data.store import drafts, read_batch, write_batch
 from doratune.errors import DataError
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     form: Format
     labels: list[str]
     tokenizer: Path
-    """A pickled tokenizer. Loading it from its folder would import torch."""
+    """Written by `save_tokenizer`."""
 
 
 def render(
@@ -88,7 +88,7 @@ def _lengths(examples: list[Example], settings: Settings) -> list[int]:
 
 @lru_cache(maxsize=1)
 def _renderer(tokenizer: Path, template: Literal["model", "alpaca"]) -> Renderer:
-    return Renderer(pickle.loads(tokenizer.read_bytes()), template)
+    return Renderer(saved_tokenizer(tokenizer), template)
 
 
 def _words(made: list[Draft], section: DataSection) -> pa.ListArray:

@@ -92,14 +92,17 @@ class Sieve:
             note: A sentence for the report.
         """
         checked = self.left if among is None else among & self.left
+        if options.action == "off":  # type: ignore[attr-defined]  # all gates have an action
+            checked = np.zeros_like(checked)
         rows = np.flatnonzero(found & checked)
         num_checked = int(checked.sum())
+        kinds = {kind: number for kind, number in (kinds or {}).items() if number}
         thresholds = options.model_dump()
         action = thresholds.pop("action")
         if action == "drop":
             dropped += self.drop(found & checked, gate, reason)
         self.findings.append(
-            Finding(gate, action, thresholds, num_checked, rows, dropped, kinds or {}, why, note)
+            Finding(gate, action, thresholds, num_checked, rows, dropped, kinds, why, note)
         )
 
     def skip(self, gate: str, options: Section, note: str = "") -> None:

@@ -100,12 +100,16 @@ def assign(
     hashed = _by_hash(points(groups, seed, "split"), shares)
     splits = np.full(len(groups), NOWHERE, np.int8)
     torn = np.zeros(len(groups), np.bool_)
-    if labels is None and clusters is None and not tested.any():
-        splits[rows] = hashed[rows]
-        return splits, torn
+    splits[rows] = hashed[rows]
     _, group = np.unique(groups, return_inverse=True)
     dealer = _Dealer(shares)
     near = _Neighbours(clusters, rows, splits)
+    if labels is None:
+        # Whoever has nothing to do with others is done; of a million short texts that is nearly all.
+        related = np.zeros(group.max(initial=-1) + 1, np.bool_)
+        related[group[rows[tested[rows] | near.has_any(rows)]]] = True
+        rows = rows[related[group[rows]]]
+    splits[rows] = NOWHERE
     of_group = np.full(group.max(initial=-1) + 1, NOWHERE, np.int8)
     for row in (*rows[tested[rows]].tolist(), *rows[~tested[rows]].tolist()):
         found = near.splits_of(row)
@@ -227,6 +231,12 @@ class _Neighbours:
         self._sizes = np.zeros(0, np.int64)
         if clusters is not None:
             self._sizes = np.bincount(clusters.first[rows], minlength=len(splits))
+
+    def has_any(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows have near duplicates, before or after them."""
+        if self._clusters is None:
+            return np.zeros(len(rows), np.bool_)
+        return self._sizes[self._clusters.first[rows]] > 1
 
     def splits_of(self, row: int) -> set[int]:
         """Splits of the earlier near duplicates of a row."""

@@ -13,12 +13,14 @@ from doratune.data.prepare import Preparation
 from doratune.data.read import Source, open_source
 from doratune.data.render import Renderer
 from doratune.data.workers import Workers
-from doratune.errors import StorageError
+from doratune.errors import ConfigError, DataError, StorageError
 from doratune.progress import console
 from doratune.recipe.schema import Recipe, SourceSection
 from doratune.record.files import digest_file, digest_json
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import SPLITS, Example, Split
+
+MAX_WORKERS = 8
 
 # Whatever of a checkpoint decides how text becomes token ids.
 _TOKENIZER_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json")
@@ -34,7 +36,7 @@ def prepare_data(run: RunFolder, recipe: Recipe, num_workers: int | None = None)
     Args:
         run: Where to.
         recipe: Says what to do.
-        num_workers: Processes; as many as there are cores by default.
+        num_workers: Processes, about 150 MB each; by default as many as there are cores, 8 at most.
 
     Returns:
         Whether anything was done.
@@ -72,7 +74,7 @@ def prepare_data(run: RunFolder, recipe: Recipe, num_workers: int | None = None)
             if other.is_dir() and other != parts:
                 shutil.rmtree(other)
         parts.mkdir(exist_ok=True)
-        with Workers(num_workers or os.cpu_count() or 1) as workers:
+        with Workers(num_workers or min(os.cpu_count() or 1, MAX_WORKERS)) as workers:
             _announce(sources, workers, resumed=any(parts.iterdir()))
             renderer = Renderer(load_tokenizer(base), section.template)
             Preparation(recipe, base, renderer, sources, parts, workers).run(run, digests)
@@ -83,7 +85,12 @@ def prepare_data(run: RunFolder, recipe: Recipe, num_workers: int | None = None)
         run.review_sample,
         run.data,
     ]
-    done = run.run_stage("data", inputs, outputs, prepare)
+    try:
+        done = run.run_stage("data", inputs, outputs, prepare)
+    except (ConfigError, DataError):
+        # Other data or another recipe is needed, for which these parts are of no use.
+        shutil.rmtree(work)
+        raise
     shutil.rmtree(work)
     return done
 

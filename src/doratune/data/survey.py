@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from doratune.data.control_tokens import control_tokens
 from doratune.data.formats import Draft, Format, to_draft
 from doratune.data.gates import encoding, language, near_duplicates, personal_data
+from doratune.data.pickled import saved_tokenizer
 from doratune.data.read import Chunk, Row, Unreadable
 from doratune.data.store import (
     FINE,
@@ -35,8 +36,8 @@ class Settings(NamedTuple):
 
     section: DataSection
     form: Format
-    control_tokens: tuple[str, ...]
-    """Special tokens of the tokenizer."""
+    tokenizer: Path
+    """Written by `save_tokenizer`."""
 
 
 def survey(chunk: Chunk, settings: Settings, path: Path) -> None:
@@ -58,8 +59,13 @@ def survey(chunk: Chunk, settings: Settings, path: Path) -> None:
         "label": [draft.label for draft in drafts],
     }
     if gates.encoding.action != "off":
-        find = _control_finder(settings.control_tokens)
-        columns["encoding"] = [_joined(encoding.kinds(text) + find(text)) for text in texts]
+        tokenizer = saved_tokenizer(settings.tokenizer)
+        columns["encoding"] = [
+            _joined(
+                encoding.kinds(text) + [control_kind(t) for t in control_tokens(text, tokenizer)]
+            )
+            for text in texts
+        ]
     if gates.language.action != "off":
         columns["language"] = list(_detector(gates.language.min_confidence).detect(spoken))
     if gates.personal_data.action != "off":
@@ -114,13 +120,6 @@ def _sketches(texts: list[str] | None, fine: list[int], length: int) -> pa.Array
     whole = np.zeros((length, near_duplicates.WIDTH), np.uint16)
     whole[fine] = near_duplicates.sketch(texts)
     return pa.Array.from_buffers(kind, length, [None, pa.py_buffer(whole)])
-
-
-def _control_finder(tokens: tuple[str, ...]) -> Any:
-    if not tokens:
-        return lambda text: []
-    search = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))).search
-    return lambda text: [control_kind(hit[0])] if (hit := search(text)) else []
 
 
 @lru_cache(maxsize=1)

@@ -27,7 +27,7 @@ def print_gates(reports: Sequence[GateReport]) -> None:
         if report.action == "off":
             table.add_row(report.gate, "off")
             continue
-        lines = [f"{example.place}: {_clipped(example.why)}" for example in report.examples]
+        lines = [f"{_short(example.place)}: {_clipped(example.why)}" for example in report.examples]
         lines += [report.note] if report.note else []
         table.add_row(
             report.gate,
@@ -38,6 +38,11 @@ def print_gates(reports: Sequence[GateReport]) -> None:
             escape("\n".join(lines)),
         )
     console.print(table)
+
+
+def _short(place: str) -> str:
+    """A place without the folders before the file, which the line above the table has."""
+    return place.rpartition("/")[2]
 
 
 def _clipped(text: str, most: int = 100) -> str:

@@ -14,11 +14,11 @@ from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from doratune.errors import DataError
+from doratune.errors import DoratuneError
 
 T = TypeVar("T")
 
-_IN_THIS_PROCESS = 3
+_IN_THIS_PROCESS = 4
 """Tasks of a round that are done here before workers are started, which takes 1.5 seconds."""
 
 _AHEAD = 2
@@ -53,7 +53,7 @@ class Workers:
         """Calls a function of a module with each task's arguments; results come in order.
 
         Raises:
-            DataError: A worker died.
+            DoratuneError: A worker died.
         """
         tasks = iter(tasks)
         if self._pool is None:
@@ -69,7 +69,7 @@ class Workers:
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
-            raise DataError(
+            raise DoratuneError(
                 "A worker process of the data stage died, most likely for lack of memory. Give the "
                 "stage more memory and run the same command again: it goes on where it was."
             ) from error

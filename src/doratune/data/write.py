@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from doratune.data.fingerprint import BYTES, Fingerprint, fingerprint
+from doratune.data.labels import count_labels
 from doratune.data.review import choose_sample
 from doratune.data.sieve import Sieve
 from doratune.data.store import FINE, Store, read_batch
@@ -20,7 +21,7 @@ from doratune.recipe.gates import ReviewGate
 from doratune.record.files import replacing, write_jsonl
 from doratune.record.review import ReviewItem
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import SPLITS, Example, Split
+from doratune.record.schemas import SPLITS, Example, Split, SplitSummary
 
 
 class Kept(NamedTuple):
@@ -84,9 +85,25 @@ def write_dropped(path: Path, store: Store, sieve: Sieve) -> None:
 
 
 def write_review(
-    path: Path, store: Store, kept: Kept, labels: Sequence[str | None], gate: ReviewGate, seed: int
+    path: Path,
+    store: Store,
+    kept: Kept,
+    names: Sequence[str | None],
+    codes: NDArray[np.int32],
+    gate: ReviewGate,
+    seed: int,
 ) -> None:
-    """Writes the review sample."""
+    """Writes the review sample.
+
+    Args:
+        path: Where to.
+        store: Has the parts.
+        kept: The examples to choose from.
+        names: Labels by number, and None at the end.
+        codes: Number of each row's label, -1 for none.
+        gate: Says how many.
+        seed: Another seed gives another sample.
+    """
     ids: list[str] = []
     owners: list[NDArray[np.int64]] = []
     for (_, rows), part in zip(store.parts(), kept.rendered, strict=True):
@@ -96,8 +113,30 @@ def write_review(
         ids += batch["id"].take(pa.array(mine)).to_pylist()
         owners.append(every[mine])
     order = np.concatenate([np.empty(0, np.int64), *owners])
-    chosen = order[choose_sample(ids, [labels[row] for row in order], gate, seed)]
+    labels = [names[code] for code in codes[order].tolist()]
+    chosen = order[np.array(choose_sample(ids, labels, gate, seed), np.int64)]
     write_jsonl(path, (item.model_dump() for item in _items(chosen, store, kept)))
+
+
+def summarise(
+    kept: Kept,
+    split: int,
+    tokens: NDArray[np.int32],
+    codes: NDArray[np.int32],
+    names: list[str],
+    prints: Fingerprint,
+) -> SplitSummary:
+    """Figures of one split, with the digests that writing it gave."""
+    mine = np.flatnonzero(kept.splits == split)
+    rows = np.repeat(mine, kept.copies[mine])
+    return SplitSummary(
+        num_examples=len(rows),
+        num_tokens=int(tokens[rows].sum(dtype=np.int64)),
+        max_tokens=int(tokens[rows].max(initial=0)),
+        label_counts=dict(sorted(count_labels(codes[rows], names).items())),
+        digest=prints.digest,
+        ordered_digest=prints.ordered_digest,
+    )
 
 
 def _items(chosen: NDArray[np.int64], store: Store, kept: Kept) -> Iterator[ReviewItem]:
