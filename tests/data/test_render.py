@@ -3,20 +3,14 @@ from __future__ import annotations
 import pytest
 from tokenizers import AddedToken, processors
 
-from doratune.data.render import ALPACA_PROMPT, Renderer
+from doratune.data.render import Renderer
+from doratune.data.spoken import ALPACA_PROMPT
 from doratune.errors import ConfigError, DataError
 from doratune.record.schemas import Message
+from tests.data.templates import FORGETTING, THINKING
 from tests.tiny import tiny_tokenizer
 
 TURNS = {"s": "system", "u": "user", "a": "assistant"}
-
-# Keeps thinking of the last turn only, as Qwen3's template does.
-THINKING = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m.content | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def talk(roles: str, *contents: str) -> list[Message]:
@@ -125,13 +119,78 @@ def test_templates_that_cannot_be_used() -> None:
     with pytest.raises(
         ConfigError, match=r"ends an answer with '\\n', which holds no special token"
     ):
-        Renderer(tokenizer)
+        Renderer(tokenizer).example(talk("ua", "q", "a"))
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match=r"no chat template\. Use data\.template: alpaca"):
-        Renderer(tokenizer)
+        assert Renderer(tokenizer).end_of_turn
     tokenizer.eos_token = None
-    with pytest.raises(ConfigError, match=r"data\.template is 'alpaca'.*no eos_token"):
-        Renderer(tokenizer, "alpaca")
+    with pytest.raises(ConfigError, match=r"no eos_token .*data\.template is 'alpaca'"):
+        assert Renderer(tokenizer, "alpaca").end_of_turn
+
+
+def test_plain_text_needs_no_template() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    renderer = Renderer(tokenizer)
+    rendered = renderer.example(talk("a", "The fox\n"))
+    assert tokenizer.decode(rendered.input_ids) == "The fox\n<|im_end|>"
+    assert rendered.labels == rendered.input_ids
+    assert renderer.examples([(talk("a", "The fox\n"), None)]) == [rendered]
+    tokenizer.eos_token = None
+    with pytest.raises(ConfigError, match="no eos_token to end an answer with, which plain text"):
+        renderer.example(talk("a", "The fox"))
+
+
+def test_plain_text_begins_with_bos_where_the_tokenizer_adds_one() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
+    )
+    rendered = Renderer(tokenizer).example(talk("a", "The fox"))
+    assert rendered.input_ids[0] == 0
+    assert rendered.labels == [-100, *rendered.input_ids[1:]]
+    assert Renderer(tokenizer).examples([(talk("a", "The fox"), None)]) == [rendered]
+
+
+def test_turns_of_weight_0_are_not_learnt() -> None:
+    messages = talk("uaua", "one", "first", "two", "second")
+    messages[1].weight = 0
+    renderer = Renderer(tiny_tokenizer())
+    assert learnt(renderer, messages) == ["second<|im_end|>"]
+    assert renderer.example(messages).input_ids == renderer.prompt(messages[:-1]) + (
+        renderer.answer(messages[:-1], messages[-1])
+    )
+    messages[3].weight = 0
+    with pytest.raises(DataError, match="None of the 4 turns is learnt"):
+        renderer.example(messages)
+    with pytest.raises(DataError, match="None of the 4 turns is learnt"):
+        renderer.lengths([(messages, None)])
+    assert renderer.lengths([]) == []
+
+
+def test_an_answer_without_its_thoughts_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = FORGETTING
+    renderer = Renderer(tokenizer)
+    thought = "<think>hm</think>The dog."
+    assert learnt(renderer, talk("ua", "q", thought)) == [
+        "<think>\nhm\n</think>\n\nThe dog.<|im_end|>"
+    ]
+    with pytest.raises(
+        DataError, match=r"leaves out part of answer 1, '<think>hm.*renders 'The dog\.<.*weight 0"
+    ):
+        renderer.example(talk("uaua", "one", thought, "two", thought))
+    messages = talk("uaua", "one", thought, "two", "second")
+    messages[1].weight = 0
+    assert learnt(renderer, messages) == ["second<|im_end|>"]
+
+
+def test_spans_do_not_run_into_the_next_turn_where_an_answer_was_shortened() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = THINKING.replace("m.content | trim", "m.content | replace(' ', '')")
+    messages = talk("uaua", "one", "a b c d e f g h i j k l m n", "two", "second")
+    assert learnt(Renderer(tokenizer), messages)[0] == "abcdefghijklmn<|im_end|>"
 
 
 def test_alpaca_is_the_papers_text() -> None:
