@@ -86,6 +86,15 @@ def test_a_label_with_enough_examples_is_in_every_split_and_a_rare_one_in_train(
         assert {TRAIN, VALIDATION, TEST} <= set(splits[labels == 2].tolist())
 
 
+def test_no_held_out_split_stays_empty_without_labels_either() -> None:
+    """Thirty groups suffice for a tenth, sixty for a twentieth, and later rows change nothing."""
+    for start in range(0, 12_000, 60):
+        splits, _ = deal(HASHES[start : start + 60])
+        assert TEST in splits[:30]
+        assert VALIDATION in splits
+        assert np.array_equal(deal(HASHES[start : start + 200])[0][:60], splits)
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_appended_rows_move_no_old_ones(labelled: bool) -> None:
     labels = RANDOM.integers(0, 5, 3_000).astype(np.int32) if labelled else None

@@ -18,10 +18,23 @@ from doratune.data.store import Store, drafts, read_batch
 from doratune.data.workers import Workers
 from doratune.errors import DataError
 from doratune.recipe.schema import SourceSection
+from doratune.record.files import digest_file
 from doratune.record.schemas import SPLITS
 
 _PLAIN = (".txt", ".md")
 _ROWS = 1024
+
+
+def digest_texts(name: str, work: Path) -> str:
+    """The SHA-256 of what `read_texts` would read.
+
+    Raises:
+        DataError: The file cannot be had.
+    """
+    path = Path(name)
+    if path.suffix in _PLAIN and path.is_file():
+        return digest_file(path)
+    return open_source(SourceSection(path=name), work).digest()
 
 
 def read_texts(name: str, work: Path) -> Iterator[list[str]]:
@@ -35,7 +48,7 @@ def read_texts(name: str, work: Path) -> Iterator[list[str]]:
         DataError: The file cannot be had or read.
     """
     path = Path(name)
-    if path.suffix in _PLAIN:
+    if path.suffix in _PLAIN and path.is_file():
         try:
             paragraphs = path.read_text(encoding="utf-8").split("\n\n")
         except (OSError, UnicodeDecodeError) as error:

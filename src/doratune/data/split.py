@@ -10,7 +10,9 @@ A row's split depends on itself and the rows before it, never on a later one. Th
 
 No split can be all of stratified, unmoved by appended rows and independent of the order of rows. This
 one gives up the third where there are labels: of 2,000 rows with ten labels, shuffled, one in seven
-changes its split; of 100,000, one in 150. Data without labels goes by the hash alone.
+changes its split; of 100,000, one in 150. Data without labels goes by the hash alone, but for one group
+where a held-out split would be empty though its share is three groups by now: chance leaves one in
+twenty so, and it would stop small runs.
 
 A row whose group stands in one split and whose near duplicates stand in another cannot be put anywhere;
 it is left out.
@@ -18,6 +20,7 @@ it is left out.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -36,6 +39,9 @@ NOWHERE = -1
 _SLACK_GROUPS = 1.0
 _SLACK_SHARE = 0.1
 """How far a label's part of a held-out split may be from its share: in groups, and as a part of it."""
+
+_OVERDUE = 3
+"""Share of the groups so far, in groups, from which an empty held-out split gets the next one."""
 
 _SMALL = 1000
 """Rows of a cluster up to which each is compared with all before it; above, all count as alike."""
@@ -100,11 +106,12 @@ def assign(
     hashed = _by_hash(points(groups, seed, "split"), shares)
     splits = np.full(len(groups), NOWHERE, np.int8)
     torn = np.zeros(len(groups), np.bool_)
-    splits[rows] = hashed[rows]
     _, group = np.unique(groups, return_inverse=True)
     dealer = _Dealer(shares)
     near = _Neighbours(clusters, rows, splits)
     if labels is None:
+        _fill_empty(hashed, rows, groups, shares)
+        splits[rows] = hashed[rows]
         # Whoever has nothing to do with others is done; of a million short texts that is nearly all.
         related = np.zeros(group.max(initial=-1) + 1, np.bool_)
         related[group[rows[tested[rows] | near.has_any(rows)]]] = True
@@ -266,6 +273,18 @@ def _by_hash(point: NDArray[np.float64], shares: Shares) -> NDArray[np.int8]:
     """Test first, so that a larger validation share moves nothing out of test."""
     held_out = np.where(point < shares.test + shares.validation, VALIDATION, TRAIN)
     return np.where(point < shares.test, TEST, held_out).astype(np.int8)
+
+
+def _fill_empty(
+    hashed: NDArray[np.int8], rows: NDArray[np.int64], groups: NDArray[np.uint64], shares: Shares
+) -> None:
+    """Moves the group with which a held-out split is overdue into it, if none before it is there."""
+    _, first = np.unique(groups[rows], return_index=True)
+    new_groups = rows[np.sort(first)]
+    for split, share in ((TEST, shares.test), (VALIDATION, shares.validation)):
+        number = math.ceil(_OVERDUE / share) if share else len(new_groups) + 1
+        if number <= len(new_groups) and not (hashed[new_groups[:number]] == split).any():
+            hashed[groups == groups[new_groups[number - 1]]] = split
 
 
 def _mix(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from doratune.base import fingerprint, load_tokenizer, resolve_base
+from doratune.data.compare import digest_texts
 from doratune.data.prepare import Preparation
 from doratune.data.read import Source, open_source
 from doratune.data.render import Renderer
@@ -59,9 +60,7 @@ def prepare_data(run: RunFolder, recipe: Recipe, num_workers: int | None = None)
     compared = [*gates.relevance.seeds, *gates.leakage.evaluation_sets]
     inputs = {
         "sources": digest_json(digests),
-        "compared": digest_json(
-            [open_source(SourceSection(path=name), work).digest() for name in compared]
-        ),
+        "compared": digest_json([digest_texts(name, work) for name in compared]),
         "recipe": digest_json({"data": section.model_dump(mode="json"), "seed": recipe.seed}),
         "tokenizer": _tokenizer_digest(base),
     }
