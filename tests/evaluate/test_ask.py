@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 from doratune.data import Renderer
 from doratune.evaluate.ask import make_questions
 from doratune.record.schemas import Example, Message
@@ -39,3 +41,19 @@ def test_labels_are_rendered_as_each_prompt_wants_them() -> None:
 def test_open_questions_have_no_labels() -> None:
     questions = make_questions(Renderer(tiny_tokenizer()), [example("a", "fees")], None)
     assert (questions.references, questions.labels, questions.label_ids) == (["fees"], None, [])
+
+
+def test_a_call_is_compared_as_the_template_writes_it() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ tools | tojson if tools else '' }}" + CHATML.replace(
+        "+ message['content']",
+        "+ message['content'] + (message['tool_calls'] | tojson if message['tool_calls'] else '')",
+    )
+    call = {"type": "function", "function": {"name": "fees", "arguments": {"year": 1}}}
+    asked = example("a", "")
+    asked.messages[1].tool_calls = [call]
+    asked.tools = [{"name": "fees"}]
+    questions = make_questions(Renderer(tokenizer), [asked, example("b", "none")], None)
+    assert questions.references == [json.dumps([call]), "none"]
+    assert tokenizer.decode(questions.answers[0]) == f"{json.dumps([call])}<|im_end|>"
+    assert tokenizer.decode(questions.prompts[0]).startswith('[{"name": "fees"}]')

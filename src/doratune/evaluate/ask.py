@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
 def make_questions(
     renderer: Renderer, examples: Sequence[Example], labels: list[str] | None
 ) -> Questions:
-    """Renders the examples."""
-    answers = [renderer.answer(example.prompt, example.answer) for example in examples]
+    """Renders the examples. An answer that calls tools is compared as the text of its calls."""
+    answers = [renderer.answer(e.prompt, e.messages[-1], e.tools) for e in examples]
     label_ids = []
     if labels is not None:
         # All labels of every prompt would take milliseconds each to render, and practically always
@@ -62,8 +62,11 @@ def make_questions(
             else:
                 label_ids.append([renderer.answer(example.prompt, label) for label in labels])
     return Questions(
-        prompts=[renderer.prompt(example.prompt) for example in examples],
-        references=[example.answer for example in examples],
+        prompts=[renderer.prompt(example.prompt, example.tools) for example in examples],
+        references=[
+            renderer.tokenizer.decode(answer[:-1]) if e.messages[-1].tool_calls else e.answer
+            for e, answer in zip(examples, answers, strict=True)
+        ],
         answers=answers,
         labels=labels,
         label_ids=label_ids,

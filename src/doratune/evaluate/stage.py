@@ -20,6 +20,14 @@ from doratune.record.files import digest_json, digest_path, write_jsonl
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, EvalFile, Example, ModelFigures, Sample
 
+_NOT_EVALUATED = {
+    "text": "plain text, which asks nothing, so that there are no answers to compare. "
+    "train.json has the loss on the validation split. Go on with `doratune merge`.",
+    "preference": "preference data, and choosing between two answers is not evaluated yet. Rename "
+    "'chosen' to 'completion' to evaluate how the preferred answers are given.",
+}
+"""Formats whose examples have no reference answer, and what to do instead."""
+
 
 def evaluate_models(run: RunFolder, recipe: Recipe) -> bool:
     """Evaluates base and tuned model on the test split, one in memory at a time.
@@ -32,12 +40,14 @@ def evaluate_models(run: RunFolder, recipe: Recipe) -> bool:
         Whether anything was done; False when the figures are up to date.
 
     Raises:
-        DataError: There are no test examples.
+        DataError: There are no test examples, or they have no reference answers.
         AdapterError: The adapter is incomplete or belongs to another base.
         ModelError: The base cannot be had, or labels cannot be scored with it.
         StorageError: A file of the run folder cannot be read or written.
     """
     data = DataFile.read(run.data)
+    if data.format in _NOT_EVALUATED:
+        raise DataError(f"The test examples are {_NOT_EVALUATED[data.format]}")
     if "test" not in data.splits or data.splits["test"].num_examples == 0:
         raise DataError(
             f"{run.data} says there are 0 test examples; evaluation needs at least 1. "
@@ -129,7 +139,7 @@ def _samples(
             Sample(
                 id=example.id,
                 model=model,
-                reference=example.answer,
+                reference=questions.references[i],
                 prediction=outcome.predictions[i],
                 correct=bool(outcome.correct[i]),
                 answer_nll=float(outcome.answer_nll[i]),

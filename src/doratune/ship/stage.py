@@ -103,7 +103,7 @@ def _golden_inputs(run: RunFolder, recipe: Recipe, base_path: Path) -> list[list
     tokenizer = load_tokenizer(base_path)
     renderer = Renderer(tokenizer, recipe.data.template)
     examples = read_examples(run, "test")[: recipe.verify.num_prompts]
-    return [renderer.example(example.messages).input_ids for example in examples] + edge_cases(
+    return [renderer.example(e.messages, e.tools).input_ids for e in examples] + edge_cases(
         tokenizer, recipe.data.max_length
     )
 

@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 
 from doratune.base import load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
+from doratune.errors import ConfigError
 from doratune.recipe import Recipe
 from doratune.recipe.schema import TrainSection
 from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import DataFile
 from doratune.train.build import check_targets, empty_model, lora_config
 
 PROCESS_BYTES = 700 << 20
@@ -41,6 +43,22 @@ class TrainPlan:
             f"({self.num_tokens:,} tokens an epoch); {self.num_trainable:,} of "
             f"{self.num_parameters:,} parameters trainable ({share:.2%}); "
             f"about {self.memory_bytes / 2**30:.1f} GiB of memory"
+        )
+
+
+def check_trainable(data: DataFile) -> None:
+    """Refuses data that training would misunderstand.
+
+    Raises:
+        ConfigError: It is preference data.
+    """
+    if data.format == "preference":
+        pairs = data.splits["train"].num_examples
+        raise ConfigError(
+            f"The data is preference data, {pairs:,} pairs of a chosen and a rejected answer, and "
+            "training on preferences is not there yet. To train on the chosen answers alone, "
+            "rename the column 'chosen' to 'completion' ('messages' where there is no prompt "
+            "column) and remove 'rejected'."
         )
 
 
@@ -103,8 +121,10 @@ def plan_recipe(run: RunFolder, recipe: Recipe) -> TrainPlan:
 
     Raises:
         ModelError: A target module matches nothing.
+        ConfigError: The data is of a kind that cannot be trained on.
     """
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
+    check_trainable(DataFile.read(run.data))
     renderer = Renderer(load_tokenizer(base_path), recipe.data.template)
     lengths = renderer.lengths([(e.messages, e.tools) for e in read_examples(run, "train")])
     model: PreTrainedModel | PeftModel = empty_model(base_path)

@@ -41,7 +41,7 @@ from doratune.record.schemas import (
 from doratune.train.build import build_model
 from doratune.train.checkpoints import resumable_checkpoint
 from doratune.train.optimizer import build_optimizer
-from doratune.train.plan import plan_training
+from doratune.train.plan import check_trainable, plan_training
 from doratune.train.steps import StepLog
 
 
@@ -55,11 +55,13 @@ def train_model(run: RunFolder, recipe: Recipe) -> bool:
         Whether anything was done.
 
     Raises:
+        ConfigError: The data is of a kind that cannot be trained on.
         DataError: The recipe demands a review of the data that is not finished or not good enough.
     """
+    data = DataFile.read(run.data)
+    check_trainable(data)
     require_review(run, recipe.data.gates.review)
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
-    data = DataFile.read(run.data)
     inputs = {
         "base": fingerprint(base_path),
         "data": digest_json({name: split.digest for name, split in data.splits.items()}),
@@ -148,11 +150,14 @@ class _Training:
             else:
                 self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+            data = DataFile.read(self.run.data)
             AdapterOrigin(
                 method=self.recipe.adapter.method,
                 base_source=self.recipe.model.source,
                 base_fingerprint=self.inputs["base"],
-                data_digest=self.inputs["data"],
+                data_digest=data.digest,
+                data_ordered_digest=data.ordered_digest,
+                split_digests={split: summary.digest for split, summary in data.splits.items()},
                 recipe_digest=self.inputs["recipe"],
                 doratune=__version__,
             ).write(folder / ORIGIN)
