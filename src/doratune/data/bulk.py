@@ -9,6 +9,8 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from doratune.data.ascii_words import ascii_words
+
 _SAMPLES = ("x", " x", "x ", "\n\nX", "É\n", "▁x")
 
 
@@ -33,13 +35,15 @@ class BulkTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, control_tokens: Iterable[str]) -> None:
         self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
-        self._between: re.Pattern[str] | None = None
         if self._backend is None or not self._same_as(tokenizer):
             self._backend = None
             return
-        parts = [re.escape(t) for t in sorted(control_tokens) if self._stands_alone(tokenizer, t)]
-        if parts:
-            self._between = re.compile(f"(?={'|'.join(parts)})")
+        self._ascii = ascii_words(self._backend)
+        control = [t for t in sorted(control_tokens) if self._stands_alone(tokenizer, t)]
+        self._control_ids = {token: self._backend.token_to_id(token) for token in control}
+        either = "|".join(map(re.escape, control)) or r"(?!)"
+        self._control = re.compile(either)
+        self._between = re.compile(f"(?={either})")
 
     def cut_ids(self, texts: Sequence[tuple[str, list[int]]]) -> list[CutIds | None]:
         """Tokenises texts, each with the places to cut it at, in characters, ascending.
@@ -52,10 +56,7 @@ class BulkTokenizer:
             return [None] * len(texts)
         pieces: dict[str, int] = {}
         plans = [self._plan(text, cuts, pieces) for text, cuts in texts]
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        encoded = self._backend.encode_batch_fast(list(pieces), add_special_tokens=False)
-        ids = [encoding.ids for encoding in encoded]
+        ids = self._all_ids(list(pieces))
         return [_assembled(plan, ids) for plan in plans]
 
     def _plan(
@@ -63,7 +64,7 @@ class BulkTokenizer:
     ) -> list[tuple[int, list[int]]]:
         """Numbers of the pieces of a text and, for each, of what stands in it before its cuts."""
         plan, at, done = [], 0, 0
-        for piece in self._between.split(text) if self._between else [text]:
+        for piece in self._between.split(text):
             until = at + len(piece)
             heads = []
             while done < len(cuts) and cuts[done] < until:
@@ -72,6 +73,24 @@ class BulkTokenizer:
             plan.append((pieces.setdefault(piece, len(pieces)), heads))
             at = until
         return plan
+
+    def _all_ids(self, pieces: list[str]) -> list[list[int]]:
+        found = [self._quick_ids(piece) for piece in pieces]
+        rest = [piece for piece, ids in zip(pieces, found, strict=True) if ids is None]
+        assert self._backend is not None
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        encoded = iter(self._backend.encode_batch_fast(rest, add_special_tokens=False))
+        return [next(encoded).ids if ids is None else ids for ids in found]
+
+    def _quick_ids(self, piece: str) -> list[int] | None:
+        if self._ascii is None:
+            return None
+        control = self._control.match(piece)
+        if control is None:
+            return self._ascii.ids(piece)
+        ids = self._ascii.ids(piece[control.end() :])
+        return None if ids is None else [self._control_ids[control[0]], *ids]
 
     def _ids(self, text: str) -> list[int]:
         assert self._backend is not None
