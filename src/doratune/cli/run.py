@@ -6,8 +6,10 @@ from doratune.cli.options import Runs, Target, opened, read_target
 from doratune.cli.stages import RUNS, STAGES, run_stage
 from doratune.cli.summary import print_summary
 from doratune.errors import VerificationError
+from doratune.progress import console
 from doratune.recipe import Recipe
 from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import DataFile
 
 
 def run(recipe: Target, runs: Runs = RUNS) -> None:
@@ -20,7 +22,10 @@ def run_all(recipe: Recipe, folder: RunFolder) -> None:
     with opened(recipe, folder):
         try:
             for stage in STAGES:
-                run_stage(stage, folder, recipe)
+                if stage == "eval" and DataFile.read(folder.data).format == "text":
+                    console.print("[bold]eval[/] left out: plain text has no answers to compare")
+                else:
+                    run_stage(stage, folder, recipe)
         except VerificationError:
             run_stage("report", folder, recipe)
             raise

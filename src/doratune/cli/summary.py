@@ -13,7 +13,24 @@ from doratune.record.schemas import EvalFile, Interval, RecordFile, TrainFile, V
 def print_summary(run: RunFolder, recipe: Recipe) -> None:
     """Prints figures, the proof of the merge, times and where things are."""
     console = Console()
-    figures = EvalFile.read(run.eval_file(recipe.eval.task))
+    if run.eval_file(recipe.eval.task).exists():
+        _print_figures(EvalFile.read(run.eval_file(recipe.eval.task)), console)
+    verify = VerifyFile.read(run.verify)
+    console.print(
+        f"Merged equals sidecar: same top token at {verify.top1_agreement:.2%} of "
+        f"{verify.num_tokens:,} positions, mean KL {verify.mean_kl:.1e} nats ({verify.dtype})"
+    )
+    train = TrainFile.read(run.train)
+    stages = RecordFile.read(run.record).stages
+    console.print(
+        f"Training: {train.seconds:.0f} s for {train.num_steps} steps "
+        f"({train.num_tokens / train.seconds:,.0f} tokens/s); all stages: "
+        f"{sum(entry.seconds for entry in stages.values()):.0f} s"
+    )
+    console.print(f"Report: {run.report}\nMerged model: {run.merged}\nAdapter: {run.adapter}")
+
+
+def _print_figures(figures: EvalFile, console: Console) -> None:
     table = Table(
         "", "base", "tuned", title=f"{figures.num_examples} test examples, 95 % intervals",
         title_justify="left",
@@ -36,19 +53,6 @@ def print_summary(run: RunFolder, recipe: Recipe) -> None:
         f"({100 * change.value.low:+.1f} to {100 * change.value.high:+.1f}), "
         f"McNemar p = {change.p_value:.2g}"
     )
-    verify = VerifyFile.read(run.verify)
-    console.print(
-        f"Merged equals sidecar: same top token at {verify.top1_agreement:.2%} of "
-        f"{verify.num_tokens:,} positions, mean KL {verify.mean_kl:.1e} nats ({verify.dtype})"
-    )
-    train = TrainFile.read(run.train)
-    stages = RecordFile.read(run.record).stages
-    console.print(
-        f"Training: {train.seconds:.0f} s for {train.num_steps} steps "
-        f"({train.num_tokens / train.seconds:,.0f} tokens/s); all stages: "
-        f"{sum(entry.seconds for entry in stages.values()):.0f} s"
-    )
-    console.print(f"Report: {run.report}\nMerged model: {run.merged}\nAdapter: {run.adapter}")
 
 
 def _show(figure: Interval) -> str:
