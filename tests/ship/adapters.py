@@ -49,6 +49,8 @@ def write_origin(base_path: Path, path: Path, method: str) -> None:
         base_source=str(base_path),
         base_fingerprint=fingerprint(base_path),
         data_digest="0",
+        data_ordered_digest="0",
+        split_digests={},
         recipe_digest="0",
         doratune="0",
     ).write(path / "doratune.json")

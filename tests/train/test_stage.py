@@ -19,7 +19,7 @@ from doratune.adapter.tuned import load_tuned
 from doratune.data import prepare_data
 from doratune.recipe import Recipe, write_recipe
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import RecordFile, Step, TrainFile
+from doratune.record.schemas import ORIGIN, AdapterOrigin, DataFile, RecordFile, Step, TrainFile
 from doratune.train import train_model
 from tests.adapter.models import tokens
 from tests.tiny import tiny_model
@@ -91,6 +91,9 @@ def test_an_adapter_is_trained_and_recorded(tmp_path: Path, tiny_base: Path) -> 
     ours = load_tuned(tiny_base, run.adapter)
     torch.testing.assert_close(theirs(tokens()).logits, ours(tokens()).logits, rtol=1e-5, atol=1e-5)
     assert AutoPeftModelForCausalLM.from_pretrained(str(run.adapter)) is not None
+    origin, data = AdapterOrigin.read(run.adapter / ORIGIN), DataFile.read(run.data)
+    assert (origin.data_digest, origin.data_ordered_digest) == (data.digest, data.ordered_digest)
+    assert origin.split_digests == {split: s.digest for split, s in data.splits.items()}
 
     assert train_model(run, settings) is False, "unchanged inputs: nothing to do"
     changed = recipe(tmp_path, tiny_base, train={"max_steps": 2})

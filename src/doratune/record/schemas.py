@@ -360,6 +360,11 @@ class AdapterOrigin(RunFile):
     base_source: str
     base_fingerprint: str
     data_digest: str
+    """`DataFile.digest`: the examples of all splits, however they are stored."""
+    data_ordered_digest: str
+    """The same, dependent on their order."""
+    split_digests: dict[Split, str]
+    """Digest of the examples of each split."""
     recipe_digest: str
     doratune: str
     """Version that trained it."""
