@@ -229,6 +229,7 @@ GOOD = {
         ("completion", {"prompt": turns("user"), "completion": turns("user")},
          "turn 2 is user, expected assistant"),
         ("completion", {"prompt": "p", "completion": "c", "label": False}, "unpaired preference data"),
+        ("completion", {"prompt": "p", "completion": "c", "label": "True"}, "unpaired preference data"),
         ("preference", {"prompt": "p", "chosen": "x", "rejected": "x"},
          "chosen and rejected are both 'x'; expected two different answers"),
         ("preference", {"chosen": GOOD["chosen"], "rejected": GOOD["chosen"]},

@@ -19,7 +19,7 @@ def read(row: Row, section: DataSection) -> Draft:
     Raises:
         DataError: The row does not fit.
     """
-    if isinstance(row.content.get("label"), bool):
+    if str(row.content.get("label")).lower() in ("true", "false"):
         raise DataError(
             "column 'label' holds true or false, so this is unpaired preference data, whose false "
             "completions must not be learnt. Keep the true ones, and remove the column"
