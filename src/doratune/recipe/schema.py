@@ -57,11 +57,11 @@ class DataSection(Section):
     ] = "auto"
     """``classification``: a text and a label column; ``alpaca``: instruction, input, output;
     ``chat``: messages; ``sharegpt``: conversations; ``completion``: prompt, completion; ``preference``:
-    prompt, chosen, rejected; ``text``: plain text. ``auto`` decides by the columns of the first row."""
+    prompt, chosen, rejected; ``text``: plain text. ``auto`` decides by the columns of the first rows."""
     group_column: str | None = None
     """Rows with the same value here, such as the contract they are from, never cross splits."""
     text_column: str = "text"
-    """Text to classify, for ``classification``."""
+    """Text to classify, for ``classification``; all there is, for ``text``."""
     label_column: str = "label"
     """Class of the text, for ``classification``. Examples whose label is null are dropped."""
     prompt: str = "{text}\n\nAnswer with one of these labels: {labels}."
