@@ -5,7 +5,7 @@
 FOLDER holds gzipped JSON Lines, those that `TEXTS` names. Nothing is written there: copies are made
 in memory. Recall is the share of what should be found that was; precision is the share of what was
 found that should be. What the texts hold by themselves is part of the truth where that can be
-computed in another way (all pairs, sets of words).
+computed in another way (all pairs, sets of words). Where datasketch is installed, it is a peer.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def near_duplicate_scores(texts: Texts, threshold: float = 0.8) -> Iterator[Scor
         possible = planted.in_pairs(pairs, len(every))
         found = {"doratune": _clustered(every, threshold)}
         if importlib.util.find_spec("datasketch"):
-            found["datasketch"] = _clustered_by_datasketch(every, threshold)
+            found["datasketch"] = clustered_by_datasketch(every, threshold)
         for who, mask in found.items():
             yield _score("near duplicates", who, name, wanted, mask)
             decided = surely | ~possible
@@ -136,7 +136,7 @@ def _clustered(texts: list[str], threshold: float) -> Mask:
     return np.bincount(first, minlength=len(texts))[first] > 1
 
 
-def _clustered_by_datasketch(texts: list[str], threshold: float) -> Mask:
+def clustered_by_datasketch(texts: list[str], threshold: float) -> Mask:
     """The peer, in the way its documentation shows: LSH, then the estimate of each candidate."""
     from datasketch import MinHash, MinHashLSH
 
