@@ -12,7 +12,7 @@ and what is invisible can carry instructions past a reviewer. Found are
 
 Joiners are left alone after letters beyond Latin, as Persian, Indic scripts and emoji need them.
 
-Limits: of 169,000 public examples 29 are found, all of them rightly. Mojibake of one character, and
+Limits: of 169,000 public examples 30 are found, all of them rightly. Mojibake of one character, and
 between encodings that are not UTF-8, is mostly missed.
 """
 

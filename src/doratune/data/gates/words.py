@@ -5,7 +5,7 @@ into Unicode form NFKC and lower case, so that neither decides. In scripts that 
 (Chinese, Japanese, Thai and their like) every character is a word.
 
 It is numpy over code points instead of `re` and a hash per word because a million short texts go
-through here twice: 3 microseconds for a text of 200 characters, against 12.
+through here twice: 7 microseconds for a text of 470 characters, against 22.
 """
 
 from __future__ import annotations
