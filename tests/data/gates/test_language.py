@@ -27,6 +27,15 @@ def test_languages_are_told_apart_and_seldom_left_open() -> None:
     assert guesses.count(None) <= 2  # of 40
 
 
+def test_capitals_are_no_language() -> None:
+    titles = [
+        "GAS TRANSPORTATION AGREEMENT\nDocument Name",
+        "INTELLECTUAL PROPERTY RIGHTS AGREEMENT\nDocument Name",
+        "MASTER OPERATION AND MAINTENANCE AGREEMENT\nDocument Name",
+    ]
+    assert set(Detector().detect(titles)) <= {"en", None}
+
+
 def test_short_and_doubtful_texts_have_no_guess() -> None:
     german = "Der Mieter muss dem Vermieter Bescheid geben."
     assert Detector().detect([german, german[: MIN_CHARACTERS - 1], "", "1234 " * 20]) == [

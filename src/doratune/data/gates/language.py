@@ -48,7 +48,8 @@ class Detector:
         if not text.isascii():
             # A lone surrogate, which has no UTF-8, becomes a question mark.
             text = text.encode("utf-8", "replace").decode()
-        guesses = self._detector.detect(text)
+        # A title in capitals beside a word in small letters is Japanese or Portuguese to the model.
+        guesses = self._detector.detect(text.lower())
         if not guesses or guesses[0]["score"] < self._min_confidence:
             return None
         code: str = guesses[0]["lang"]
