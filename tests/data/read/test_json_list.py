@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from doratune.data.read import Row
+from doratune.data.read import Row, Unreadable
 from doratune.errors import DataError
 from tests.data.read.sources import contents, read, write
 
@@ -23,6 +23,13 @@ def test_elements_may_cross_the_borders_of_blocks(tmp_path: Path, indent: int | 
     path = write(tmp_path / "a.json", json.dumps(made, indent=indent, ensure_ascii=False))
     assert path.stat().st_size > 1 << 20
     assert contents(path, size=100) == made
+
+
+def test_a_number_may_cross_the_border_of_a_block(tmp_path: Path) -> None:
+    text = "[{}," + " " * ((1 << 20) - 7) + "123456, {}]"
+    _, number, _ = read(write(tmp_path / "a.json", text))
+    assert isinstance(number, Unreadable)
+    assert number.raw == "123456"
 
 
 def test_a_broken_element_leaves_the_others(tmp_path: Path) -> None:
