@@ -41,7 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if match := re.fullmatch(rf"/api/datasets/{self.repository}(?:/(\S*))?", path):
             self._answer_about_repository(match[1] or "", sent)
-        elif match := re.fullmatch(rf"/datasets/{self.repository}/resolve/[^/]+/(\S+)", path):
+        # Nothing by the branch's name, which could move while a dataset is read.
+        elif match := re.fullmatch(rf"/datasets/{self.repository}/resolve/{COMMIT}/(\S+)", path):
             self._send_file(self.folder / match[1])
         else:
             self._send({}, 404, {"X-Error-Code": "RepoNotFound"})
