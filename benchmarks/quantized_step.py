@@ -9,7 +9,7 @@ import importlib.util
 
 from benchmarks import train_step
 from benchmarks.parts import gate
-from benchmarks.parts.models import parse_dtype, to_nf4
+from benchmarks.parts.models import has_fast_bfloat16, parse_dtype, to_nf4
 from benchmarks.parts.providers import PEFT_DORA, PEFT_LORA, adapted
 from benchmarks.parts.rows import OURS, Row
 from benchmarks.train_step import Setting
@@ -30,7 +30,8 @@ def settings(device: str, quick: bool) -> list[Setting]:
     if device == "cuda":
         sizes = [("Llama-3.1-8B", 1, 2048, "bfloat16"), ("Llama-3.1-8B", 4, 2048, "bfloat16")]
     else:
-        sizes = [("SmolLM2-135M", 4, 128, "float32")]
+        dtypes = ["float32", "bfloat16"] if has_fast_bfloat16(device) else ["float32"]
+        sizes = [("SmolLM2-135M", 4, 128, dtype) for dtype in dtypes]
     return [Setting(*size, dropout) for size in sizes for dropout in (0.0, 0.05)]
 
 

@@ -165,12 +165,13 @@ def write_rows(path: Path, new: Iterable[Row]) -> None:
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or the processor's."""
+    """The GPU's name, or the processor's with its instruction set: one name has many machines."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "cpu")
+    names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
+    return f"{names[0] if names else 'cpu'}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @cache
