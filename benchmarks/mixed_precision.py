@@ -90,35 +90,32 @@ def _round(result: Any, packet: Any) -> Any:
     return tuple(r.to(BF16) if isinstance(r, Tensor) else r for r in result)
 
 
-def one_rounding(
+def two_roundings(
     y_TO: Tensor, h_TR: Tensor, gB_OR: Tensor, g_O: Tensor, bias_O: Tensor | None
 ) -> None:
-    """`eager.scale_up_` in float32 with one rounding at its end, as the Triton kernel has it."""
-    y_TO.copy_(_epilogue(y_TO, h_TR, gB_OR, g_O, bias_O))
+    """`eager.scale_up_` in PyTorch's operations on bf16: rounded after the scale and after the sum."""
+    y_TO.mul_(g_O)
+    if bias_O is not None:
+        y_TO.add_((1 - g_O) * bias_O)
+    y_TO.addmm_(h_TR, gB_OR.T)
 
 
 def stochastic_rounding(
     y_TO: Tensor, h_TR: Tensor, gB_OR: Tensor, g_O: Tensor, bias_O: Tensor | None
 ) -> None:
-    """The same, rounded up or down at random, so that the mean is exact."""
-    wide = _epilogue(y_TO, h_TR, gB_OR, g_O, bias_O)
+    """In float32, then rounded up or down at random, so that the mean is exact."""
+    wide = y_TO.float() * g_O
+    if bias_O is not None:
+        wide += (1 - g_O) * bias_O.float()
+    wide.addmm_(h_TR.float(), gB_OR.float().T)
     bits = wide.view(torch.int32)
     bits += torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32)
     bits &= -(1 << 16)
     y_TO.copy_(wide)
 
 
-def _epilogue(
-    y_TO: Tensor, h_TR: Tensor, gB_OR: Tensor, g_O: Tensor, bias_O: Tensor | None
-) -> Tensor:
-    wide_TO = y_TO.float() * g_O
-    if bias_O is not None:
-        wide_TO += (1 - g_O) * bias_O.float()
-    return wide_TO.addmm_(h_TR.float(), gB_OR.float().T)
-
-
 REMEDIES: dict[str, Callable[..., None]] = {
-    "one rounding": one_rounding,
+    "two roundings": two_roundings,
     "stochastic rounding": stochastic_rounding,
 }
 

@@ -42,7 +42,7 @@ ARMS = (
     Arm(OURS, "bfloat16"),
     Arm(PEFT_DORA, "bfloat16"),
     Arm(PEFT_LORA, "bfloat16", PERTURBED),
-    Arm(OURS, "bfloat16", "one rounding"),
+    Arm(OURS, "bfloat16", "two roundings"),
     Arm(OURS, "bfloat16", "stochastic rounding"),
     Arm(PEFT_DORA, "bfloat16", EXACT_MAGNITUDE),
 )
@@ -52,7 +52,6 @@ REPEATED = (
     Arm(PEFT_LORA, "bfloat16"),
     Arm(OURS, "bfloat16"),
     Arm(PEFT_DORA, "bfloat16"),
-    Arm(OURS, "bfloat16", "one rounding"),
 )
 """What the seeds after the first run."""
 
