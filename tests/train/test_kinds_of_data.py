@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from doratune.base import load_tokenizer
-from doratune.data import prepare_data, read_examples
+from doratune.data import Renderer, prepare_data, read_examples
 from doratune.errors import ConfigError, DataError
 from doratune.evaluate import evaluate_models
 from doratune.recipe import Recipe
@@ -68,6 +68,19 @@ def test_preference_data_is_kept_but_neither_trained_on_nor_evaluated(
             door(run, recipe)
     with pytest.raises(DataError, match=r"are preference data, and choosing .* not evaluated yet"):
         evaluate_models(run, recipe)
+
+
+def test_the_longer_of_two_answers_counts(tmp_path: Path, tiny_base: Path) -> None:
+    rows = [
+        {"prompt": f"q{n}", "chosen": "ok", "rejected": "bad " * (90 if n % 2 else 2)}
+        for n in range(40)
+    ]
+    run, _ = prepared(tmp_path, tiny_base, rows, max_length=100, on_too_long="drop")
+    data = DataFile.read(run.data)
+    assert sum(split.num_examples for split in data.splits.values()) == 20
+    renderer = Renderer(load_tokenizer(tiny_base))
+    longer = [([*e.prompt, *(e.rejected or [])], None) for e in read_examples(run, "train")]
+    assert data.splits["train"].max_tokens == max(renderer.lengths(longer))
 
 
 def test_plain_text_is_trained_on_and_not_evaluated(tmp_path: Path, tiny_base: Path) -> None:

@@ -86,7 +86,10 @@ class Preparation:
         Raises:
             DataError: The data cannot be used as it is, or a gate whose action is ``fail`` found
                 something.
+            ConfigError: The tokenizer cannot render conversations.
         """
+        if self.reading.form != "text":
+            self.renderer.require_template()
         self.judge.structure()
         if self.sieve.findings[0].fails:
             self._refuse(None)

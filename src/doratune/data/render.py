@@ -130,6 +130,14 @@ class Renderer:
         """
         return self._eos if self.template == "alpaca" else self._chat.end
 
+    def require_template(self) -> None:
+        """Fails now rather than at the first conversation; plain text needs no template.
+
+        Raises:
+            ConfigError: As for ``end_of_turn``.
+        """
+        assert self.end_of_turn
+
     @property
     def prefix_problem(self) -> str | None:
         """How the chat template changes turns once others follow; None where it does not.

@@ -15,10 +15,11 @@ from doratune.data.formats import Draft, Format, to_example
 from doratune.data.gates.words import hash_words
 from doratune.data.pickled import saved_tokenizer
 from doratune.data.render import Renderer
+from doratune.data.spoken import Tools
 from doratune.data.store import drafts, read_batch, write_batch
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
-from doratune.record.schemas import Example
+from doratune.record.schemas import Example, Message
 
 EXAMPLES = pa.schema(
     {
@@ -75,15 +76,26 @@ def render(
 
 def _lengths(examples: list[Example], settings: Settings) -> list[int]:
     render = _renderer(settings.tokenizer, settings.section.template)
+    talks = [_talks(example) for example in examples]
     try:
-        return render.lengths([(example.messages, example.tools) for example in examples])
+        lengths = iter(render.lengths([talk for both in talks for talk in both]))
     except DataError:
-        for example in examples:
+        for example, both in zip(examples, talks, strict=True):
             try:
-                render.example(example.messages, example.tools)
+                for messages, tools in both:
+                    render.example(messages, tools)
             except DataError as error:
                 raise DataError(f"{example.place}: {error}") from error
         raise
+    return [max(next(lengths) for _ in both) for both in talks]
+
+
+def _talks(example: Example) -> list[tuple[list[Message], Tools]]:
+    """The conversation and, for preference data, the one with the rejected answer."""
+    talks = [(example.messages, example.tools)]
+    if example.rejected is not None:
+        talks.append(([*example.prompt, *example.rejected], example.tools))
+    return talks
 
 
 @lru_cache(maxsize=1)
