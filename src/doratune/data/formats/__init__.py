@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from doratune.data.formats import (
     alpaca,
@@ -15,7 +15,7 @@ from doratune.data.formats import (
 )
 from doratune.data.formats.detect import detect_format
 from doratune.data.formats.draft import Draft, Format, content_digest, to_example
-from doratune.data.read import Row, refuse
+from doratune.data.read import Row
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 
@@ -24,7 +24,6 @@ __all__ = [
     "Format",
     "content_digest",
     "detect_format",
-    "read_drafts",
     "to_draft",
     "to_example",
 ]
@@ -47,31 +46,3 @@ def to_draft(row: Row, form: Format, section: DataSection) -> Draft | None:
         DataError: The row does not fit the format. The message does not repeat the row's place.
     """
     return _READERS[form](row, section)
-
-
-def read_drafts(
-    rows: Sequence[Row], form: Format, section: DataSection
-) -> tuple[list[Draft], list[tuple[Row, str]]]:
-    """Understands every row.
-
-    Returns:
-        The drafts, and the rows left out with the reason.
-
-    Raises:
-        DataError: Rows that do not fit the format; the first of them are listed with their places.
-    """
-    drafts: list[Draft] = []
-    dropped: list[tuple[Row, str]] = []
-    problems: list[str] = []
-    for row in rows:
-        try:
-            draft = to_draft(row, form, section)
-        except DataError as error:
-            problems.append(f"{row.place}: {error}")
-            continue
-        if draft is None:
-            dropped.append((row, "label is null"))
-        else:
-            drafts.append(draft)
-    refuse(problems, f"The data, read as {form},")
-    return drafts, dropped
