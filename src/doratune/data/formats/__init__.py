@@ -16,7 +16,6 @@ from doratune.data.formats import (
 from doratune.data.formats.detect import detect_format
 from doratune.data.formats.draft import Draft, Format, content_digest, to_example
 from doratune.data.read import Row
-from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 
 __all__ = [
