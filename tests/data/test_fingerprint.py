@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from doratune.data.fingerprint import BYTES, example_digest, fingerprint
+from doratune.record.files import digest_json
 from doratune.record.schemas import Example, Message
 
 DIGESTS = np.frombuffer(
@@ -55,6 +56,28 @@ def test_it_is_what_it_says() -> None:
 )
 def test_all_that_an_example_says_counts(changes: dict[str, Any]) -> None:
     assert example_digest(example(**changes)) != example_digest(example())
+
+
+def test_an_example_is_its_canonical_json() -> None:
+    """Keys sorted, nothing between them, nothing that is None: anybody can compute it again."""
+    call = {"type": "function", "function": {"name": "é", "arguments": {"b": 1, "a": [None]}}}
+    for one in (
+        example(),
+        example(label='"\n\u2028'),
+        example(
+            messages=[
+                Message(role="user", content='tab\t"quote"\\ \x07é\u2028😀'),
+                Message(role="assistant", content="", tool_calls=[call]),
+                Message(role="tool", content="r", tool_call_id="1", name="é"),
+                Message(role="assistant", content="b", tool_calls=[]),
+                Message(role="assistant", content="a", weight=0),
+            ],
+            rejected=[Message(role="assistant", content="b")],
+            tools=[call],
+        ),
+    ):
+        said = one.model_dump(exclude_none=True, exclude={"id", "place"})
+        assert example_digest(one).hex() == digest_json(said)
 
 
 def test_where_it_stands_does_not_count() -> None:

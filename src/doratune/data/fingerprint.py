@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from doratune.record.files import digest_json
+from doratune.data.formats.draft import turn_json
+from doratune.record.files import canonical_json
 from doratune.record.schemas import Example
 
 BYTES = 32
@@ -31,9 +32,14 @@ class Fingerprint(NamedTuple):
 
 def example_digest(example: Example) -> bytes:
     """The SHA-256 of what one example says."""
-    return bytes.fromhex(
-        digest_json(example.model_dump(exclude_none=True, exclude={"id", "place"}))
-    )
+    parts = [f'"messages":[{",".join(map(turn_json, example.messages))}]']
+    if example.label is not None:
+        parts.insert(0, f'"label":{canonical_json(example.label)}')
+    if example.rejected is not None:
+        parts.append(f'"rejected":[{",".join(map(turn_json, example.rejected))}]')
+    if example.tools is not None:
+        parts.append(f'"tools":{canonical_json(example.tools)}')
+    return hashlib.sha256(f"{{{','.join(parts)}}}".encode()).digest()
 
 
 def fingerprint(digests: Iterable[NDArray[np.uint8]]) -> Fingerprint:

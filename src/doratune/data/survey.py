@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from doratune.data.control_tokens import control_tokens
 from doratune.data.formats import Draft, Format, to_draft
+from doratune.data.formats.draft import turn_json
 from doratune.data.gates import encoding, language, near_duplicates, personal_data
 from doratune.data.pickled import saved_tokenizer
 from doratune.data.read import Chunk, Row, Unreadable
@@ -156,12 +157,12 @@ def _masked_value(value: Any) -> Any:
 
 
 def _written(draft: Draft) -> str:
-    values: dict[str, Any] = {"turns": [t.model_dump(exclude_none=True) for t in draft.turns]}
+    parts = [f'"turns":[{",".join(draft.said)}]']
     if draft.rejected is not None:
-        values["rejected"] = [t.model_dump(exclude_none=True) for t in draft.rejected]
+        parts.append(f'"rejected":[{",".join(map(turn_json, draft.rejected))}]')
     if draft.tools is not None:
-        values["tools"] = draft.tools
-    return _json(values)
+        parts.append(f'"tools":{_json(draft.tools)}')
+    return f"{{{','.join(parts)}}}"
 
 
 def _content(row: Row | Unreadable) -> Any:

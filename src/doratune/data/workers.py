@@ -18,8 +18,8 @@ from doratune.errors import DoratuneError
 
 T = TypeVar("T")
 
-_IN_THIS_PROCESS = 4
-"""Tasks of a round that are done here before workers are started, which takes 1.5 seconds."""
+_IN_THIS_PROCESS = 8
+"""Tasks that are done here before workers are started, which takes as long as five of them."""
 
 _AHEAD = 2
 """Tasks per worker that wait for it: enough to keep it busy, few enough to stay small in memory."""

@@ -100,10 +100,14 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def canonical_json(value: Any) -> str:
+    """A JSON value as text, the same whatever its key order and white space were."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def digest_json(value: Any) -> str:
     """The SHA-256 of a JSON value, independent of key order and white space."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return digest_bytes(text.encode())
+    return digest_bytes(canonical_json(value).encode())
 
 
 def digest_file(path: Path) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from doratune.data.read import Row
 from doratune.recipe.schema import DataSection
-from doratune.record.files import digest_json
+from doratune.record.files import canonical_json, digest_bytes, digest_json
 from doratune.record.schemas import Example, Message
+
+# What `json.dumps` uses for strings, without its detour: 0.3 microseconds instead of 2.
+_quoted = json.encoder.encode_basestring
 
 Format = Literal["classification", "alpaca", "chat", "sharegpt", "completion", "preference", "text"]
 
@@ -33,14 +36,21 @@ class Draft:
     """JSON schemas of the tools the conversation may use."""
 
     @cached_property
+    def said(self) -> list[str]:
+        """Every turn as canonical JSON."""
+        return [turn_json(turn) for turn in self.turns]
+
+    @cached_property
     def identity(self) -> str:
         """Digest of what the example says."""
+        if self.rejected is None and self.tools is None:
+            return _digest_list(self.said)
         return content_digest(self.turns, self.rejected, self.tools)
 
     @cached_property
     def asked(self) -> str:
         """Digest of all turns before the answer; for plain text, of the text."""
-        return content_digest(self.turns[:-1] or self.turns)
+        return _digest_list(self.said[:-1] or self.said)
 
     @cached_property
     def text(self) -> str:
@@ -51,7 +61,8 @@ class Draft:
     def spoken(self) -> str:
         """The same without system turns, for what compares examples: many share one long prompt."""
         turns = (*self.turns, *(self.rejected or ()))
-        return "\n".join(turn_text(turn) for turn in turns if turn.role != "system")
+        heard = [turn for turn in turns if turn.role != "system"]
+        return self.text if len(heard) == len(turns) else "\n".join(map(turn_text, heard))
 
     @property
     def answer(self) -> str:
@@ -65,10 +76,19 @@ def content_digest(
     tools: list[dict[str, Any]] | None = None,
 ) -> str:
     """Digest of a conversation, of its turns alone where there is nothing else."""
-    said = _dumped(turns)
     if rejected is None and tools is None:
-        return digest_json(said)
-    return digest_json({"turns": said, "rejected": _dumped(rejected or ()), "tools": tools})
+        return _digest_list(map(turn_json, turns))
+    return digest_json(
+        {"turns": _dumped(turns), "rejected": _dumped(rejected or ()), "tools": tools}
+    )
+
+
+def turn_json(turn: Message) -> str:
+    """A turn as `canonical_json` has it, without what is None; a quarter of the time for most."""
+    more = (turn.tool_calls, turn.tool_call_id, turn.name, turn.weight)
+    if more == (None, None, None, None):
+        return f'{{"content":{_quoted(turn.content)},"role":"{turn.role}"}}'
+    return canonical_json(turn.model_dump(exclude_none=True))
 
 
 def turn_text(turn: Message) -> str:
@@ -98,6 +118,11 @@ def to_example(draft: Draft, form: Format, section: DataSection, labels: list[st
         label=draft.label,
         place=draft.row.place,
     )
+
+
+def _digest_list(items: Iterable[str]) -> str:
+    """`digest_json` of a list whose items are canonical JSON already."""
+    return digest_bytes(f"[{','.join(items)}]".encode())
 
 
 def _dumped(turns: Sequence[Message]) -> list[dict[str, Any]]:
