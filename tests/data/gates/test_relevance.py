@@ -31,6 +31,12 @@ def test_length_does_not_decide() -> None:
     assert once < score(CLAUSES).min()
 
 
+def test_a_name_is_no_verdict() -> None:
+    """Otherwise the least alike of real data are the names of parties."""
+    score = scorer(CLAUSES[:100], CLAUSES + OTHERS + ["Impresse"]).scores
+    assert min(score(OTHERS)) < score(["Impresse"])[0] < 0
+
+
 def test_counts_of_batches_add_up_and_scores_do_not_depend_on_them() -> None:
     data = CLAUSES + OTHERS
     parts = [data[begin : begin + 100] for begin in range(0, len(data), 100)]
