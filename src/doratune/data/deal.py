@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from doratune.data.gates import near_duplicates
 from doratune.data.judge import Judge, Mask
+from doratune.data.passes.store import FINE
 from doratune.data.split import TEST, Clusters, Shares, assign
-from doratune.data.store import FINE
 
 
 def deal(judge: Judge, seed: int) -> NDArray[np.int8]:

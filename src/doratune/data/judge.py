@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from doratune.data.gates import conflicts, duplicates, encoding, labels, quality
 from doratune.data.labels import closed_labels, count_labels
+from doratune.data.passes.store import UNFIT, UNLABELLED, UNREADABLE, Columns, Store
 from doratune.data.sieve import Sieve, count_kinds
-from doratune.data.store import UNFIT, UNLABELLED, UNREADABLE, Columns, Store
 from doratune.recipe.schema import DataSection
 
 Mask = NDArray[np.bool_]

@@ -10,22 +10,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from doratune.base import load_base
-from doratune.data import rendered
-from doratune.data.compare import leakage_hits, relevance_scores
 from doratune.data.deal import deal
 from doratune.data.formats import to_example
 from doratune.data.gates import quality
 from doratune.data.judge import Judge
 from doratune.data.labels import check_labels, count_labels
-from doratune.data.pickled import save_tokenizer
+from doratune.data.passes import rendered
+from doratune.data.passes.compare import leakage_hits, relevance_scores
+from doratune.data.passes.pickled import save_tokenizer
+from doratune.data.passes.reading import read_sources
+from doratune.data.passes.store import FINE, drafts, read_batch
+from doratune.data.passes.workers import Workers
 from doratune.data.read import Source
-from doratune.data.reading import read_sources
 from doratune.data.render import Rendered, Renderer
 from doratune.data.sieve import Sieve, refuse_failures
 from doratune.data.split import NOWHERE, TRAIN, check_splits, copies_of, sample
-from doratune.data.store import FINE, drafts, read_batch
 from doratune.data.table import print_gates
-from doratune.data.workers import Workers
 from doratune.data.write import Kept, summarise, write_dropped, write_examples, write_review
 from doratune.errors import DataError
 from doratune.progress import track

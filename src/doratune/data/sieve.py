@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from doratune.data.store import KINDS, Names, Store
+from doratune.data.passes.store import KINDS, Names, Store
 from doratune.errors import DataError
 from doratune.recipe.section import Section
 from doratune.record.schemas import GateExample, GateReport

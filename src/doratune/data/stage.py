@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from doratune.base import fingerprint, load_tokenizer, resolve_base
-from doratune.data.compare import digest_texts
+from doratune.data.passes.compare import digest_texts
+from doratune.data.passes.workers import Workers
 from doratune.data.prepare import Preparation
 from doratune.data.read import Source, open_source
 from doratune.data.render import Renderer
-from doratune.data.workers import Workers
 from doratune.errors import ConfigError, DataError, StorageError
 from doratune.progress import console
 from doratune.recipe.schema import Recipe, SourceSection

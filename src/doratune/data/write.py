@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from doratune.data.fingerprint import BYTES, Fingerprint, fingerprint
 from doratune.data.labels import count_labels
+from doratune.data.passes.store import FINE, Store, read_batch
 from doratune.data.review import choose_sample
 from doratune.data.sieve import Sieve
-from doratune.data.store import FINE, Store, read_batch
 from doratune.recipe.gates import ReviewGate
 from doratune.record.files import replacing, write_jsonl
 from doratune.record.review import ReviewItem

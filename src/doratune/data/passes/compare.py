@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from doratune.data.gates import leakage, relevance
 from doratune.data.gates.words import Hashes, hash_words
+from doratune.data.passes.store import Store, drafts, read_batch
+from doratune.data.passes.workers import Workers
 from doratune.data.read import Row, open_source
-from doratune.data.store import Store, drafts, read_batch
-from doratune.data.workers import Workers
 from doratune.errors import DataError
 from doratune.recipe.schema import SourceSection
 from doratune.record.files import digest_file

@@ -16,9 +16,8 @@ from doratune.data.control_tokens import control_tokens
 from doratune.data.formats import Draft, Format, to_draft
 from doratune.data.formats.draft import turn_json
 from doratune.data.gates import encoding, language, near_duplicates, personal_data
-from doratune.data.pickled import saved_tokenizer
-from doratune.data.read import Chunk, Row, Unreadable
-from doratune.data.store import (
+from doratune.data.passes.pickled import saved_tokenizer
+from doratune.data.passes.store import (
     FINE,
     KINDS,
     ROWS,
@@ -27,6 +26,7 @@ from doratune.data.store import (
     UNREADABLE,
     write_batch,
 )
+from doratune.data.read import Chunk, Row, Unreadable
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 from doratune.record.schemas import Message

@@ -12,12 +12,12 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from doratune.data.store import write_batch
-from doratune.data.workers import Workers
+from doratune.data.passes.store import write_batch
+from doratune.data.passes.workers import Workers
 from doratune.errors import DataError, DoratuneError
 from doratune.record.files import digest_path
+from tests.data.passes.tasks import about, die, refuse
 from tests.data.preparing import Prepared, question
-from tests.data.tasks import about, die, refuse
 
 
 def test_few_tasks_are_done_here() -> None:
@@ -61,7 +61,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    from doratune.data import reading
+    from doratune.data.passes import reading
     from tests.data.preparing import Prepared
 
     reading.CHUNK_ROWS = 20
@@ -79,10 +79,10 @@ def test_a_killed_run_leaves_nobody_and_the_next_one_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = prepare.write("rows.jsonl", [question(number) for number in range(400)])
+    source = prepare.write("rows.jsonl", [question(number) for number in range(800)])
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path), str(prepare.base), source],
         env={**os.environ, "PYTHONPATH": root},
@@ -91,7 +91,7 @@ def test_a_killed_run_leaves_nobody_and_the_next_one_goes_on(
     )
     work = prepare.run.path / "data" / ".work"
     deadline = time.monotonic() + 60
-    while len(list(work.glob("*/rows-*.arrow"))) < 6 and process.poll() is None:
+    while len(list(work.glob("*/rows-*.arrow"))) < 9 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -105,19 +105,19 @@ def test_a_killed_run_leaves_nobody_and_the_next_one_goes_on(
     before = set(work.glob("*/rows-*.arrow"))
     assert before
 
-    monkeypatch.setattr("doratune.data.reading.CHUNK_ROWS", 20)
+    monkeypatch.setattr("doratune.data.passes.reading.CHUNK_ROWS", 20)
     rewritten = []
 
     def write(path: Path, batch: pa.RecordBatch) -> None:
         rewritten.append(path)
         write_batch(path, batch)
 
-    monkeypatch.setattr("doratune.data.survey.write_batch", write)
+    monkeypatch.setattr("doratune.data.passes.survey.write_batch", write)
     interrupted = prepare(source)
     assert rewritten
     assert not before & set(rewritten)
     outputs = digest_path(prepare.run.path / "data")
-    monkeypatch.setattr("doratune.data.reading.CHUNK_ROWS", 4096)
+    monkeypatch.setattr("doratune.data.passes.reading.CHUNK_ROWS", 4096)
     prepare.run.data.unlink()
     assert prepare(source) == interrupted
     assert digest_path(prepare.run.path / "data") == outputs

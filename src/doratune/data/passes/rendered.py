@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from doratune.data.fingerprint import BYTES, example_digest
 from doratune.data.formats import Draft, Format, to_example
 from doratune.data.gates.words import hash_words
-from doratune.data.pickled import saved_tokenizer
+from doratune.data.passes.pickled import saved_tokenizer
+from doratune.data.passes.store import drafts, read_batch, write_batch
 from doratune.data.render import Renderer
 from doratune.data.spoken import Tools
-from doratune.data.store import drafts, read_batch, write_batch
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 from doratune.record.schemas import Example, Message

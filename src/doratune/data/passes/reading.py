@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from doratune.data import survey
 from doratune.data.formats import Format, detect_format
+from doratune.data.passes import survey
+from doratune.data.passes.store import Columns, Store
+from doratune.data.passes.workers import Workers
 from doratune.data.read import Chunk, Row, Source
-from doratune.data.store import Columns, Store
-from doratune.data.workers import Workers
 from doratune.errors import DataError
 from doratune.progress import progress_bar
 from doratune.recipe.schema import DataSection

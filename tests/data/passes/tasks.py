@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-import doratune.data.rendered
-import doratune.data.survey  # noqa: F401 - what a worker of the stage imports
+import doratune.data.passes.rendered
+import doratune.data.passes.survey  # noqa: F401 - what a worker of the stage imports
 from doratune.errors import DataError
 
 
