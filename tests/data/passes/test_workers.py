@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -35,19 +36,26 @@ def test_results_come_in_order_from_processes_without_torch() -> None:
     taken = []
 
     def tasks() -> Iterator[tuple[int]]:
-        for number in range(40):
+        for number in count():
             taken.append(number)
             yield (number,)
 
     with Workers(2) as workers:
         results = workers.map(about, tasks())
-        first = next(results)
-        assert first[0] == 0
+        found = [next(results)]
         assert len(taken) == 1, "no more is read than is needed"
-        found = [first, *results]
-        assert [number for number, _, _ in found] == list(range(40))
-        assert 1 <= len({pid for _, pid, _ in found} - {os.getpid()}) <= 2
-        assert not any(torch for _, pid, torch in found if pid != os.getpid())
+        elsewhere = []
+        while len(elsewhere) < 20:
+            found.append(next(results))
+            if found[-1][1] != os.getpid():
+                elsewhere.append(found[-1])
+            else:
+                time.sleep(0.01)
+        assert len(taken) - len(found) <= 5, "nor much more than the workers can take"
+        results.close()
+        assert [number for number, _, _ in found] == list(range(len(found)))
+        assert 1 <= len({pid for _, pid, _ in elsewhere}) <= 2
+        assert not any(torch for _, _, torch in elsewhere)
         with pytest.raises(DataError, match="row 3 is odd"):
             list(workers.map(refuse, [(3,)]))
         with pytest.raises(DoratuneError, match="worker process of the data stage died"):

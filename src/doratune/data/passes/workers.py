@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,8 +17,8 @@ from doratune.errors import DoratuneError
 
 T = TypeVar("T")
 
-_IN_THIS_PROCESS = 8
-"""Tasks that are done here before workers are started, which takes as long as five of them."""
+_FEW = 3
+"""Tasks for which no workers are started."""
 
 _AHEAD = 2
 """Tasks per worker that wait for it: enough to keep it busy, few enough to stay small in memory."""
@@ -35,6 +34,7 @@ class Workers:
     def __init__(self, number: int) -> None:
         self.number = number
         self._pool: ProcessPoolExecutor | None = None
+        self._warm: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -55,14 +55,14 @@ class Workers:
         Raises:
             DoratuneError: A worker died.
         """
-        tasks = iter(tasks)
-        if self._pool is None:
-            first = tasks if self.number == 1 else islice(tasks, _IN_THIS_PROCESS)
-            for task in first:
-                yield function(*task)
         pending: deque[Future[T]] = deque()
         try:
-            for task in tasks:
+            for number, task in enumerate(tasks):
+                few = self._pool is None and number < _FEW
+                if self.number == 1 or few or not self._ready(function):
+                    # Workers take two seconds or more to start, which this process can use as well.
+                    yield function(*task)
+                    continue
                 pending.append(self._started().submit(function, *task))
                 if len(pending) > _AHEAD * self.number:
                     yield pending.popleft().result()
@@ -77,6 +77,12 @@ class Workers:
             for future in pending:
                 future.cancel()
 
+    def _ready(self, function: Callable[..., Any]) -> bool:
+        """Starts the workers, if they are not, and says whether all of them can take work."""
+        if not self._warm:
+            self._warm = [self._started().submit(_import, function) for _ in range(self.number)]
+        return all(future.done() for future in self._warm)
+
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             # Spawned, not forked: this process may have threads, of torch or of tokenizers.
@@ -84,6 +90,10 @@ class Workers:
                 self.number, mp_context=get_context("spawn"), initializer=_prepare_worker
             )
         return self._pool
+
+
+def _import(function: Callable[..., Any]) -> None:
+    """Does nothing: when a worker has unpickled the function, it has imported what it needs."""
 
 
 def _prepare_worker() -> None:
