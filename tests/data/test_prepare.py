@@ -175,6 +175,7 @@ def test_rare_labels_are_named(prepare: Prepared) -> None:
     assert (report.num_found, report.kinds) == (4, {"rare": 4})
     assert report.examples[0].why == "label 'rare' has 4 examples"
     assert "'rare'" in report.note
+    assert "Not in test: 'rare'." in report.note
     with pytest.raises(DataError, match="The gate labels found 4 of 64"):
         prepare(rows, gates={"labels": {"action": "fail"}})
 

@@ -102,6 +102,7 @@ class Preparation:
         self.judge.length(tokens)
         too_long = self._leave_out_too_long(tokens)
         self._judge_leakage()
+        self._note_missing_labels()
         reports = self._refuse(too_long)
         self._check_splits()
         self._write(folder, tokens, reports, digests)
@@ -229,6 +230,15 @@ class Preparation:
 
     def _kept(self, split: int) -> NDArray[np.bool_]:
         return self.sieve.left & (self.splits == split)
+
+    def _note_missing_labels(self) -> None:
+        """Says which labels cannot be measured."""
+        names = self.store.names["label"].all
+        for number, split in enumerate(SPLITS[1:], 1):
+            there = count_labels(self.columns.label[self._kept(number)], names)
+            missing = [repr(label) for label in self.labels or [] if label not in there]
+            if there and missing:
+                self.sieve.add_note("labels", f"Not in {split}: {', '.join(missing)}.")
 
     def _check_splits(self) -> None:
         names = self.store.names["label"].all

@@ -110,6 +110,13 @@ class Sieve:
         nothing = np.zeros(len(self.left), np.bool_)
         self.judge(gate, options, nothing, str, "", among=nothing, note=note)
 
+    def add_note(self, gate: str, note: str) -> None:
+        """Adds a sentence to what is said of a gate."""
+        for number, finding in enumerate(self.findings):
+            if finding.gate == gate:
+                together = f"{finding.note} {note}".strip()
+                self.findings[number] = finding._replace(note=together)
+
     def counts(self) -> dict[str, int]:
         """Rows left out, by reason."""
         found: Counter[str] = Counter()
