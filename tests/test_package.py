@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -53,6 +55,26 @@ def test_the_fast_layers_need_only_the_core_packages() -> None:
     assert "torch" in imported_after(
         f"{blocked}; from doratune import enable_fast_dora, load_adapter"
     )
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that happens to be installed here would be missing for a new user."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    declared = {re.match(r"[\w-]+", line)[0].lower() for line in lines}  # type: ignore[index]
+    # Parts of PEFT, transformers, pydantic and jinja2, at whatever version these want.
+    declared |= {"huggingface-hub", "tokenizers", "pydantic-core", "markupsafe"}
+    homes = importlib.metadata.packages_distributions()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+                found = {home.lower().replace("_", "-") for home in homes.get(name, [name])}
+                assert found & declared, (
+                    f"{path} imports {name}, which pyproject.toml does not name"
+                )
 
 
 def test_files_are_short() -> None:
