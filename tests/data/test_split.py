@@ -167,6 +167,18 @@ def test_what_is_near_the_test_source_goes_to_test_with_it() -> None:
     assert splits.tolist() == [TEST, TRAIN, TEST]
 
 
+def test_what_is_near_the_test_source_does_not_take_its_group_with_it() -> None:
+    """A contract with one clause that everybody has still teaches its others."""
+    contract = HASHES[[0, 0, 0, 1, 1]]
+    tested = np.array([False, False, False, True, True])
+    clusters = near("abcd", "efgh", "ijkl", "abcx", "mnop")
+    splits, torn = deal(contract, shares=Shares(0.0, 0.0), clusters=clusters, tested=tested)
+    assert splits.tolist() == [TEST, TRAIN, TRAIN, TEST, TEST]
+    assert not torn.any()
+    splits, _ = deal(HASHES[[1, 1, 1]], shares=Shares(0.0, 0.0), tested=tested[1:4])
+    assert splits.tolist() == [TEST, TEST, TEST], "but a group of the test source is all of it"
+
+
 def test_a_sample_is_stable_and_counts_copies() -> None:
     hashes, once = HASHES[:100], np.ones(100, np.int64)
     chosen = sample(hashes, once, 30, seed=0)

@@ -15,7 +15,8 @@ where a held-out split would be empty though its share is three groups by now: c
 twenty so, and it would stop small runs.
 
 A row whose group stands in one split and whose near duplicates stand in another cannot be put anywhere;
-it is left out.
+it is left out. So is a row that is near the test source, which is what it is: the row alone, for
+otherwise one clause that many contracts have would take each of them out of training.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def assign(
         seed: Another seed gives another split.
 
     Returns:
-        The split of each row, an index into `SPLITS`, or `NOWHERE`; and which rows are nowhere because
+        The split of each row, an index into `SPLITS`, or `NOWHERE`, with `TEST` for rows that are near
+        the test source or of a group in it; and which rows are nowhere because
         their group or their near duplicates are in different splits.
     """
     hashed = _by_hash(points(groups, seed, "split"), shares)
@@ -118,12 +120,16 @@ def assign(
         rows = rows[related[group[rows]]]
     splits[rows] = NOWHERE
     of_group = np.full(group.max(initial=-1) + 1, NOWHERE, np.int8)
+    has_test_source = bool(tested[rows].any())
     for row in (*rows[tested[rows]].tolist(), *rows[~tested[rows]].tolist()):
         found = near.splits_of(row)
         if (own := of_group[group[row]]) != NOWHERE:
             found.add(int(own))
         if tested[row]:
             split = TEST
+        elif TEST in found and has_test_source:
+            splits[row] = TEST
+            continue
         elif not found:
             split = int(hashed[row])
             if labels is not None:
