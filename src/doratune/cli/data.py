@@ -53,7 +53,7 @@ def show_example(
 
     from doratune.base import load_tokenizer, resolve_base  # imports torch
     from doratune.data import Renderer
-    from doratune.data.show import show
+    from doratune.data.render.show import show
 
     base = resolve_base(loaded.model.source, loaded.model.revision)
     text = show(example, Renderer(load_tokenizer(base), loaded.data.template))

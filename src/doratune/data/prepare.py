@@ -25,7 +25,7 @@ from doratune.data.read import Source
 from doratune.data.render import Rendered, Renderer
 from doratune.data.sieve import Sieve, refuse_failures
 from doratune.data.split import NOWHERE, TRAIN, check_splits, copies_of, sample
-from doratune.data.table import print_gates
+from doratune.data.table import print_gates, print_splits
 from doratune.data.write import Kept, summarise, write_dropped, write_examples, write_review
 from doratune.errors import DataError
 from doratune.progress import track
@@ -270,7 +270,7 @@ class Preparation:
         write_dropped(folder.dropped, self.store, self.sieve)
         gate, seed = self.section.gates.review, self.recipe.seed
         write_review(folder.review_sample, self.store, kept, [*names, None], codes, gate, seed)
-        DataFile(
+        file = DataFile(
             sources=[
                 SourceRecord(
                     path=source.path,
@@ -293,4 +293,6 @@ class Preparation:
                 for number, split in enumerate(SPLITS)
             },
             dropped=self.sieve.counts(),
-        ).write(folder.data)
+        )
+        file.write(folder.data)
+        print_splits(file)

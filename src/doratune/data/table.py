@@ -1,4 +1,4 @@
-"""What the gates found, as a table on the terminal."""
+"""What the gates found and what is left, on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from doratune.progress import console
-from doratune.record.schemas import GateReport
+from doratune.record.schemas import DataFile, GateReport
 
 
 def print_gates(reports: Sequence[GateReport]) -> None:
@@ -38,6 +38,18 @@ def print_gates(reports: Sequence[GateReport]) -> None:
             escape("\n".join(lines)),
         )
     console.print(table)
+
+
+def print_splits(file: DataFile) -> None:
+    """Prints what the rows have become: the splits, and what was left out and why."""
+    splits = ", ".join(f"{name} {split.num_examples:,}" for name, split in file.splits.items())
+    number = sum(source.num_rows for source in file.sources)
+    lines = [f"{number:,} rows, read as {file.format} ({file.format_reason}): {splits}"]
+    if file.dropped:
+        reasons = sorted(file.dropped.items(), key=lambda item: -item[1])
+        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+        lines.append(f"Left out {sum(file.dropped.values()):,}, all in data/dropped.jsonl: {told}")
+    console.print("\n".join(lines), markup=False, highlight=False)
 
 
 def _short(place: str) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.base.test_likelihood import plain_logprob
-from tests.tiny import tiny_model, tiny_tokenizer
 
 from doratune.base import load_base, load_tokenizer, resolve_base
 from doratune.base.likelihood import answer_nll
 from doratune.data.gates.quality import Scores, scores, tails
 from doratune.data.render import Rendered, Renderer
 from doratune.record.schemas import Message
+from tests.base.test_likelihood import plain_logprob
+from tests.tiny import tiny_model, tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer())
 

@@ -16,7 +16,7 @@ from doratune.data.gates.words import hash_words
 from doratune.data.passes.pickled import saved_tokenizer
 from doratune.data.passes.store import drafts, read_batch, write_batch
 from doratune.data.render import Renderer
-from doratune.data.spoken import Tools
+from doratune.data.render.spoken import Tools
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 from doratune.record.schemas import Example, Message

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from doratune.data.control_tokens import control_tokens
 from doratune.data.formats import Draft, Format, to_draft
 from doratune.data.formats.draft import turn_json
 from doratune.data.gates import encoding, language, near_duplicates, personal_data
@@ -27,6 +26,7 @@ from doratune.data.passes.store import (
     write_batch,
 )
 from doratune.data.read import Chunk, Row, Unreadable
+from doratune.data.render.control_tokens import control_tokens
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection
 from doratune.record.schemas import Message

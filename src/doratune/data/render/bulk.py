@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from doratune.data.ascii_words import ascii_words
+from doratune.data.render.ascii_words import ascii_words
 
 _SAMPLES = ("x", " x", "x ", "\n\nX", "É\n", "▁x")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tokenizers import AddedToken
 
-from doratune.data.control_tokens import control_tokens
+from doratune.data.render.control_tokens import control_tokens
 from tests.tiny import tiny_tokenizer
 
 

@@ -10,8 +10,8 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from doratune.data.formats.draft import turn_text
-from doratune.data.probes import QUESTION, REPLY, ignored, prefix_problem
-from doratune.data.spoken import Spoken, Tools, learnt_turns
+from doratune.data.render.probes import QUESTION, REPLY, ignored, prefix_problem
+from doratune.data.render.spoken import Spoken, Tools, learnt_turns
 from doratune.errors import ConfigError, DataError
 from doratune.record.schemas import Message
 

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from doratune.data.bulk import BulkTokenizer, CutIds
-from doratune.data.probes import REPLY
-from doratune.data.spoken import Spoken, Tools, alpaca, is_plain, plain
-from doratune.data.template import ChatTemplate
+from doratune.data.render.bulk import BulkTokenizer, CutIds
+from doratune.data.render.probes import REPLY
+from doratune.data.render.spoken import Spoken, Tools, alpaca, is_plain, plain
+from doratune.data.render.template import ChatTemplate
 from doratune.errors import ConfigError
 from doratune.record.schemas import Message
 

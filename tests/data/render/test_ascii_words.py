@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from doratune.data.ascii_words import ascii_words
-from tests.data.tokenizer_kinds import TOKENIZERS
+from doratune.data.render.ascii_words import ascii_words
+from tests.data.render.tokenizer_kinds import TOKENIZERS
 from tests.tiny import tiny_tokenizer
 
 TEXTS = ("", "The fox's fee,\n\n  12345 days\t(or so) !?", "I'LL don't 'tis\r\n\r\n x  ", "  " * 9)

@@ -6,8 +6,8 @@ from itertools import groupby
 
 from rich.text import Text
 
-from doratune.data.control_tokens import control_tokens
 from doratune.data.render import IGNORED, Rendered, Renderer
+from doratune.data.render.control_tokens import control_tokens
 from doratune.record.schemas import Example
 
 # A terminal would obey control characters: their pictures (U+2400 on) or codes are shown instead.

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from doratune.data.render import Renderer
-from doratune.data.show import show
+from doratune.data.render.show import show
 from doratune.record.schemas import Example, Message
 from tests.tiny import tiny_tokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from doratune.data.spoken import Tools, learnt_turns
+from doratune.data.render.spoken import Tools, learnt_turns
 from doratune.errors import DataError
 from doratune.record.schemas import Message
 

@@ -8,10 +8,10 @@ import trl
 from transformers import PreTrainedTokenizerBase
 
 from doratune.data.render import Renderer
-from doratune.data.template import ChatTemplate
+from doratune.data.render.template import ChatTemplate
 from doratune.errors import DataError
 from doratune.record.schemas import Message
-from tests.data.templates import FORGETTING, THINKING
+from tests.data.render.templates import FORGETTING, THINKING
 from tests.tiny import tiny_tokenizer
 
 # TRL carries the chat templates of many model families for its own tests and patches.

@@ -4,10 +4,10 @@ import pytest
 from tokenizers import AddedToken, processors
 
 from doratune.data.render import Renderer
-from doratune.data.spoken import ALPACA_PROMPT
+from doratune.data.render.spoken import ALPACA_PROMPT
 from doratune.errors import ConfigError, DataError
 from doratune.record.schemas import Message
-from tests.data.templates import FORGETTING, THINKING
+from tests.data.render.templates import FORGETTING, THINKING
 from tests.tiny import tiny_tokenizer
 
 TURNS = {"s": "system", "u": "user", "a": "assistant"}

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from doratune.base import load_tokenizer
 from doratune.base.cache import cache_folder
-from tests.data.templates import THINKING
+from tests.data.render.templates import THINKING
 from tests.tiny import CHATML, CORPUS, tiny_tokenizer
 
 SMOLLM2 = cache_folder() / "SmolLM2-135M-Instruct-Q4_1"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from doratune.data.render import Rendered, Renderer
 from doratune.errors import DataError
 from doratune.record.schemas import Message
-from tests.data.tokenizer_kinds import TOKENIZERS
+from tests.data.render.tokenizer_kinds import TOKENIZERS
 
 NASTY = (
     "\n", "\n\n", " ", "  ", "\t", "\r\n", "\u00a0", "\u2028", "\u200b", "▁", "a", "The fox", "12345",
