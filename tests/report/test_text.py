@@ -78,3 +78,11 @@ def test_clipped_says_how_much_is_missing() -> None:
     assert text.clipped("a" * 2000 + "z" * 1000, 300) == (
         "a" * 200 + " […2,700 characters…] " + "z" * 100
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "short"),
+    [("data/a.jsonl:17", "a.jsonl:17"), ("a.json[3]", "a.json[3]"), ("builtin:clauses:4",) * 2],
+)
+def test_places(place: str, short: str) -> None:
+    assert text.short_place(place) == short

@@ -21,7 +21,7 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters |= {
     name: getattr(text, name)
-    for name in ("plain", "percent", "count", "memory", "duration", "small")
+    for name in ("plain", "percent", "count", "memory", "duration", "small", "short_place")
 }
 _TEMPLATES.globals |= {"NOT_MEASURED": text.NOT_MEASURED, "SPLITS": SPLITS, "max": max}
 

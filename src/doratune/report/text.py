@@ -112,3 +112,8 @@ def clipped(text: str, limit: int) -> str:
         return text
     head, tail = limit * 2 // 3, limit // 3
     return f"{text[:head]} […{len(text) - head - tail:,} characters…] {text[-tail:]}"
+
+
+def short_place(place: str) -> str:
+    """A place such as ``folder/file.jsonl:17`` without the folders."""
+    return place.rpartition("/")[2]
