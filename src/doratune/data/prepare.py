@@ -15,10 +15,10 @@ from doratune.data.formats import to_example
 from doratune.data.gates import quality
 from doratune.data.judge import Judge
 from doratune.data.labels import check_labels, count_labels
-from doratune.data.passes import rendered
 from doratune.data.passes.compare import leakage_hits, relevance_scores
 from doratune.data.passes.pickled import save_tokenizer
 from doratune.data.passes.reading import read_sources
+from doratune.data.passes.rendered import Settings, render_all
 from doratune.data.passes.store import FINE, drafts, read_batch
 from doratune.data.passes.workers import Workers
 from doratune.data.read import Source
@@ -28,7 +28,6 @@ from doratune.data.split import NOWHERE, TRAIN, check_splits, copies_of, sample
 from doratune.data.table import print_gates, print_splits
 from doratune.data.write import Kept, summarise, write_dropped, write_examples, write_review
 from doratune.errors import DataError
-from doratune.progress import track
 from doratune.recipe.schema import Recipe
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import SPLITS, DataFile, GateReport, SourceRecord
@@ -98,7 +97,12 @@ class Preparation:
         self._judge_texts()
         self._choose()
         self._judge_answers()
-        tokens = self._render()
+        tokens, self.examples = render_all(
+            self.sieve.left,
+            Settings(self.section, self.reading.form, self.labels or [], self.tokenizer),
+            self.store,
+            self.workers,
+        )
         self.judge.length(tokens)
         too_long = self._leave_out_too_long(tokens)
         self._judge_leakage()
@@ -159,29 +163,6 @@ class Preparation:
             ]
             yield from self.renderer.examples([(e.messages, e.tools) for e in examples])
 
-    def _render(self) -> NDArray[np.int32]:
-        """Makes the examples that are left; their lengths in tokens, 0 for other rows."""
-        settings = rendered.Settings(
-            self.section, self.reading.form, self.labels or [], self.tokenizer
-        )
-        parts = list(self.store.parts())
-        indices = [np.flatnonzero(self.sieve.left[rows]) for _, rows in parts]
-        tasks = (
-            (self.store.part(number), chosen, settings, self._examples(number))
-            for (number, _), chosen in zip(parts, indices, strict=True)
-        )
-        tokens = np.zeros(len(self.copies), np.int32)
-        lengths = track(self.workers.map(rendered.render, tasks), "Rendering", len(parts))
-        for (_, rows), chosen, part in zip(parts, indices, lengths, strict=True):
-            tokens[rows.start + chosen] = part
-        return tokens
-
-    def _examples(self, part: int) -> Path:
-        return self.work / f"examples-{part:06}.arrow"
-
-    def _all_examples(self) -> list[Path]:
-        return [self._examples(number) for number, _ in self.store.parts()]
-
     def _leave_out_too_long(self, tokens: NDArray[np.int32]) -> str:
         """Drops what the model cannot take; says what is wrong if none may be dropped."""
         longest = self.section.max_length
@@ -208,7 +189,7 @@ class Preparation:
                 options.ngram,
                 np.where(self.sieve.left, self.splits, NOWHERE),
                 self.store,
-                self._all_examples(),
+                self.examples,
                 self.workers,
             )
         self.judge.leakage(hits, self.splits == TRAIN)
@@ -263,7 +244,7 @@ class Preparation:
         digests: list[str],
     ) -> None:
         splits = np.where(self.sieve.left, self.splits, NOWHERE).astype(np.int8)
-        kept = Kept(splits, self.copies, self._all_examples())
+        kept = Kept(splits, self.copies, self.examples)
         names = self.store.names["label"].all if self.labels else []
         codes = self.columns.label if self.labels else np.full(len(splits), -1, np.int32)
         prints = write_examples(folder, self.store, kept)

@@ -14,10 +14,12 @@ from doratune.data.fingerprint import BYTES, example_digest
 from doratune.data.formats import Draft, Format, to_example
 from doratune.data.gates.words import hash_words
 from doratune.data.passes.pickled import saved_tokenizer
-from doratune.data.passes.store import drafts, read_batch, write_batch
+from doratune.data.passes.store import Store, drafts, read_batch, write_batch
+from doratune.data.passes.workers import Workers
 from doratune.data.render import Renderer
 from doratune.data.render.spoken import Tools
 from doratune.errors import DataError
+from doratune.progress import track
 from doratune.recipe.schema import DataSection
 from doratune.record.schemas import Example, Message
 
@@ -41,6 +43,31 @@ class Settings(NamedTuple):
     labels: list[str]
     tokenizer: Path
     """Written by `save_tokenizer`."""
+
+
+def render_all(
+    left: NDArray[np.bool_], settings: Settings, store: Store, workers: Workers
+) -> tuple[NDArray[np.int32], list[Path]]:
+    """Makes the examples of all rows that are left.
+
+    Returns:
+        The tokens of each row, 0 for those that are not left, and the examples of each part.
+
+    Raises:
+        DataError: The template cannot render an example.
+    """
+    parts = [rows for _, rows in store.parts()]
+    indices = [np.flatnonzero(left[rows]) for rows in parts]
+    paths = [store.folder / f"examples-{number:06}.arrow" for number in range(len(parts))]
+    tasks = (
+        (store.part(number), chosen, settings, path)
+        for number, (chosen, path) in enumerate(zip(indices, paths, strict=True))
+    )
+    tokens = np.zeros(len(left), np.int32)
+    lengths = track(workers.map(render, tasks), "Rendering", len(parts))
+    for rows, chosen, part in zip(parts, indices, lengths, strict=True):
+        tokens[rows.start + chosen] = part
+    return tokens, paths
 
 
 def render(
