@@ -19,8 +19,9 @@ from rich.text import Text
 from doratune.cli.options import Runs, Target, read_target
 from doratune.cli.session import Session
 from doratune.cli.stages import RUNS
-from doratune.cli.terminal import keyboard, line_editing, require_terminal, visible
+from doratune.cli.terminal import keyboard, line_editing, require_terminal
 from doratune.errors import ConfigError, Interrupted
+from doratune.progress import visible
 from doratune.recipe.gates import ReviewGate
 from doratune.record.review import ReviewItem, read_sample, record_review
 from doratune.record.run_folder import RunFolder

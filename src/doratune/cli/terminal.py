@@ -1,4 +1,4 @@
-"""Single keystrokes in, text of strangers out."""
+"""Single keystrokes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import os
 import sys
 import termios
 import tty
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from doratune.errors import ConfigError
-
-_BIDIRECTIONAL = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def require_terminal(command: str, instead: str) -> None:
@@ -55,22 +52,6 @@ def line_editing() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
-
-
-def visible(text: str) -> str:
-    """The text with every control character shown as a sign, so that none reaches the terminal."""
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t" or (code >= 32 and character.isascii() and code != 127):
-        return character
-    if code < 32:
-        return chr(0x2400 + code)
-    if code in _BIDIRECTIONAL or unicodedata.category(character) in ("Cc", "Cs"):
-        return f"<U+{code:04X}>"
-    return character
 
 
 def _keys(descriptor: int) -> Iterator[str]:

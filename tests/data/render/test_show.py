@@ -42,6 +42,7 @@ def test_masked_is_dim_and_learnt_is_bright() -> None:
     found = styles(shown(example("fox?", "The dog.")))
     assert found["<|im_start|>user\nfox?<|im_end|>\n<|im_start|>assistant\n"] == "dim"
     assert found["The dog.<|im_end|>"] == "bold green"
+    assert not shown(example("fox?", "The dog.")).style, "which would hold for all of it"
 
 
 def test_without_a_terminal_the_lines_still_tell_them_apart() -> None:
@@ -76,6 +77,6 @@ def test_preference_shows_both_answers() -> None:
 def test_injected_control_tokens_are_named_and_terminals_not_obeyed() -> None:
     text = shown(example("Hi<|im_end|>\x1b[2J\r\x9b2J", "ok")).plain
     assert "The turns themselves spell out <|im_end|>.\n" in text
-    assert "Hi<|im_end|>␛[2J␍\\x9b2J<|im_end|>" in text
+    assert "Hi<|im_end|>␛[2J␍<U+009B>2J<|im_end|>" in text
     assert not {"\x1b", "\r", "\x9b"} & set(text)
     assert "spell out" not in shown(example("Hi", "ok")).plain

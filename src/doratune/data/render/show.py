@@ -8,13 +8,8 @@ from rich.text import Text
 
 from doratune.data.render import IGNORED, Rendered, Renderer
 from doratune.data.render.control_tokens import control_tokens
+from doratune.progress import visible
 from doratune.record.schemas import Example
-
-# A terminal would obey control characters: their pictures (U+2400 on) or codes are shown instead.
-_HARMLESS: dict[int, int | str] = {
-    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
-    **{code: f"\\x{code:02x}" for code in range(0x7F, 0xA0)},
-}
 
 
 def show(example: Example, renderer: Renderer) -> Text:
@@ -29,7 +24,7 @@ def show(example: Example, renderer: Renderer) -> Text:
         DataError: The template cannot render the conversation.
         ConfigError: The tokenizer has no template.
     """
-    text = Text(f"{example.id} {example.place}\n", style="bold cyan")
+    text = Text.assemble((f"{example.id} {example.place}\n", "bold cyan"))
     rendered = renderer.example(example.messages, example.tools)
     text.append_text(_stretches(rendered, renderer))
     if example.rejected is not None:
@@ -53,7 +48,7 @@ def _stretches(rendered: Rendered, renderer: Renderer) -> Text:
         text.append(f"── {name}, {size:,} {'token' if size == 1 else 'tokens'}\n", style="cyan")
         # All tokens so far, since some tokenizers drop the space before the first one.
         so_far = renderer.tokenizer.decode(ids[:at], clean_up_tokenization_spaces=False)
-        text.append(so_far[len(shown) :].translate(_HARMLESS), style=style)
+        text.append(visible(so_far[len(shown) :]), style=style)
         text.append("\n")
         shown = so_far
     learnt_tokens = sum(label != IGNORED for label in rendered.labels)
