@@ -308,3 +308,18 @@ def test_the_table_shows_every_gate(prepare: Prepared, capsys: pytest.CaptureFix
     assert json.loads(prepare.run.data.read_text())["gates"][2]["examples"][0]["id"] == next(
         e.id for s in SPLITS for e in read_examples(prepare.run, s) if e.place.endswith(":1")
     )
+
+
+def test_chunks_of_which_nothing_is_left(
+    prepare: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doratune.data.passes.reading.CHUNK_ROWS", 10)
+    rows = [*QUESTIONS[:10], *QUESTIONS[:10], *["{"] * 10, *QUESTIONS[10:]]
+    file = prepare(rows, gates={"structure": {"action": "drop"}})
+    assert sum(summary.num_examples for summary in file.splits.values()) == 60
+    assert file.dropped.keys() == {
+        "exact duplicate", "cannot be read or does not fit the format",
+    }  # fmt: skip
+    nothing = [{"instruction": "?"}] * 30
+    with pytest.raises(DataError, match=r"train split is empty \(train 0"):
+        prepare(nothing, format="alpaca", gates={"structure": {"action": "drop"}})

@@ -194,7 +194,7 @@ class Judge:
             scores: Of all rows; None where the gate does not run.
         """
         options = self.options.relevance
-        if scores is None:
+        if scores is None or not self.sieve.left.any():
             note = "" if options.action == "off" else "No seed documents are named."
             self.sieve.skip("relevance", options, note)
             return

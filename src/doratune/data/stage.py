@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from doratune import __version__
 from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data.passes.compare import digest_texts
 from doratune.data.passes.workers import Workers
@@ -47,33 +48,39 @@ def prepare_data(run: RunFolder, recipe: Recipe, num_workers: int | None = None)
         ConfigError: The base's tokenizer cannot render the recipe's template.
         ModelError: The base cannot be had.
     """
-    section = recipe.data
-    base = resolve_base(recipe.model.source, recipe.model.revision)
     work = run.path / "data" / ".work"
     work.mkdir(parents=True, exist_ok=True)
+    try:
+        done = _prepare(run, recipe, work, num_workers or min(os.cpu_count() or 1, MAX_WORKERS))
+    except (ConfigError, DataError):
+        # Other data or another recipe is needed, for which what is there is of no use.
+        shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
+    return done
+
+
+def _prepare(run: RunFolder, recipe: Recipe, work: Path, num_workers: int) -> bool:
+    section = recipe.data
+    base = resolve_base(recipe.model.source, recipe.model.revision)
     named = list(section.sources)
     if section.test_source is not None:
         named.append(SourceSection(path=section.test_source))
     sources = [open_source(one, work) for one in named]
     digests = [source.digest() for source in sources]
-    gates = section.gates
-    compared = [*gates.relevance.seeds, *gates.leakage.evaluation_sets]
+    compared = [*section.gates.relevance.seeds, *section.gates.leakage.evaluation_sets]
     inputs = {
         "sources": digest_json(digests),
         "compared": digest_json([digest_texts(name, work) for name in compared]),
         "recipe": digest_json({"data": section.model_dump(mode="json"), "seed": recipe.seed}),
         "tokenizer": _tokenizer_digest(base),
     }
-    if gates.quality.action != "off":
+    if section.gates.quality.action != "off":
         inputs["base"] = fingerprint(base)
-    parts = work / digest_json(inputs)[:16]
 
     def prepare() -> None:
-        for other in work.iterdir():
-            if other.is_dir() and other != parts:
-                shutil.rmtree(other)
-        parts.mkdir(exist_ok=True)
-        with Workers(num_workers or min(os.cpu_count() or 1, MAX_WORKERS)) as workers:
+        parts = _parts(work / "parts", digest_json([inputs, __version__]))
+        with Workers(num_workers) as workers:
             _announce(sources, workers, resumed=any(parts.iterdir()))
             renderer = Renderer(load_tokenizer(base), section.template)
             Preparation(recipe, base, renderer, sources, parts, workers).run(run, digests)
@@ -84,14 +91,17 @@ def prepare_data(run: RunFolder, recipe: Recipe, num_workers: int | None = None)
         run.review_sample,
         run.data,
     ]
-    try:
-        done = run.run_stage("data", inputs, outputs, prepare)
-    except (ConfigError, DataError):
-        # Other data or another recipe is needed, for which these parts are of no use.
-        shutil.rmtree(work)
-        raise
-    shutil.rmtree(work)
-    return done
+    return run.run_stage("data", inputs, outputs, prepare)
+
+
+def _parts(folder: Path, digest: str) -> Path:
+    """The folder of parts made of these inputs; parts made of others are removed."""
+    parts = folder / digest[:16]
+    parts.mkdir(parents=True, exist_ok=True)
+    for other in folder.iterdir():
+        if other != parts:
+            shutil.rmtree(other)
+    return parts
 
 
 def read_examples(run: RunFolder, split: Split) -> list[Example]:

@@ -99,7 +99,7 @@ def test_a_killed_run_leaves_nobody_and_the_next_one_goes_on(
     )
     work = prepare.run.path / "data" / ".work"
     deadline = time.monotonic() + 60
-    while len(list(work.glob("*/rows-*.arrow"))) < 9 and process.poll() is None:
+    while len(list(work.glob("parts/*/rows-*.arrow"))) < 9 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -110,7 +110,7 @@ def test_a_killed_run_leaves_nobody_and_the_next_one_goes_on(
     assert not alive
     assert not prepare.run.data.exists()
     assert {path.name for path in (prepare.run.path / "data").iterdir()} == {".work"}
-    before = set(work.glob("*/rows-*.arrow"))
+    before = set(work.glob("parts/*/rows-*.arrow"))
     assert before
 
     monkeypatch.setattr("doratune.data.passes.reading.CHUNK_ROWS", 20)
