@@ -157,12 +157,19 @@ def _masked_value(value: Any) -> Any:
 
 
 def _written(draft: Draft) -> str:
-    parts = [f'"turns":[{",".join(draft.said)}]']
+    turns = map(_written_turn, draft.turns, draft.said)
+    parts = [f'"turns":[{",".join(turns)}]']
     if draft.rejected is not None:
-        parts.append(f'"rejected":[{",".join(map(turn_json, draft.rejected))}]')
+        rejected = map(_written_turn, draft.rejected, map(turn_json, draft.rejected))
+        parts.append(f'"rejected":[{",".join(rejected)}]')
     if draft.tools is not None:
         parts.append(f'"tools":{_json(draft.tools)}')
     return f"{{{','.join(parts)}}}"
+
+
+def _written_turn(turn: Message, canonical: str) -> str:
+    """A turn for the second pass: what a call says in which order is what the model learns to say."""
+    return _json(turn.model_dump(exclude_none=True)) if turn.tool_calls else canonical
 
 
 def _content(row: Row | Unreadable) -> Any:
