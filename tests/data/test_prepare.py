@@ -296,8 +296,10 @@ def test_the_record_holds_what_went_in_and_came_out(prepare: Prepared) -> None:
 
 
 def test_the_table_shows_every_gate(prepare: Prepared, capsys: pytest.CaptureFixture[str]) -> None:
-    file = prepare([*QUESTIONS, QUESTIONS[0]])
+    file = prepare([*QUESTIONS, QUESTIONS[0], question(900, output="Ask jane@acme-corp.com.")])
     shown = capsys.readouterr().err
+    assert "e-mail 1" in shown
+    assert str(prepare.folder) not in shown.partition("Data gates")[2].partition("rows, read")[0]
     assert [report.gate for report in file.gates] == [
         "structure", "encoding", "duplicates", "conflicts", "labels", "near_duplicates", "language",
         "personal_data", "relevance", "quality", "length", "leakage",

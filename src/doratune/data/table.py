@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from doratune.progress import console
-from doratune.record.schemas import DataFile, GateReport
+from doratune.record.schemas import DataFile, GateExample, GateReport
 
 
 def print_gates(reports: Sequence[GateReport]) -> None:
@@ -20,22 +20,22 @@ def print_gates(reports: Sequence[GateReport]) -> None:
         ("found", "right"),
         ("share", "right"),
         ("dropped", "right"),
-        ("for example", "left"),
+        ("kinds and examples", "left"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # the two are allowed
     for report in reports:
         if report.action == "off":
             table.add_row(report.gate, "off")
             continue
-        lines = [f"{_short(example.place)}: {_clipped(example.why)}" for example in report.examples]
-        lines += [report.note] if report.note else []
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in report.kinds.items())
+        lines = [_clipped(kinds), *map(_line, report.examples), report.note]
         table.add_row(
             report.gate,
             report.action,
             f"{report.num_found:,}",
             f"{report.share:.1%}",
             f"{report.num_dropped:,}",
-            escape("\n".join(lines)),
+            escape("\n".join(filter(None, lines))),
         )
     console.print(table)
 
@@ -52,10 +52,11 @@ def print_splits(file: DataFile) -> None:
     console.print("\n".join(lines), markup=False, highlight=False)
 
 
-def _short(place: str) -> str:
-    """A place without the folders before the file, which the line above the table has."""
-    return place.rpartition("/")[2]
+def _line(example: GateExample) -> str:
+    """An example without the folders before its file, which the line above the table has."""
+    folder, slash, _ = example.place.rpartition("/")
+    return _clipped(f"{example.place}: {example.why}".replace(folder + slash, ""))
 
 
-def _clipped(text: str, most: int = 100) -> str:
+def _clipped(text: str, most: int = 120) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
