@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from doratune.data.gates.words import mixed
 from doratune.errors import DataError
 from doratune.record.schemas import SPLITS, Split
 
@@ -74,10 +75,10 @@ def points(hashes: NDArray[np.uint64], seed: int, use: str) -> NDArray[np.float6
         use: What the numbers are for; they are independent for each use.
     """
     salt = np.frombuffer(f"{use} {seed}".encode().ljust(64, b"\0")[:64], np.uint64)
-    mixed = hashes.copy()
+    salted = hashes
     for word in salt:
-        mixed = _mix(mixed ^ word)
-    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        salted = mixed(salted ^ word)
+    return (salted >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def assign(
@@ -164,7 +165,7 @@ def sample(
         return copies
     owners = np.repeat(np.arange(len(copies)), copies)
     copy = np.arange(len(owners)) - np.repeat(np.cumsum(copies) - copies, copies)
-    order = np.argsort(points(_mix(hashes[owners]) + copy.astype(np.uint64), seed, "sample"))
+    order = np.argsort(points(mixed(hashes[owners]) + copy.astype(np.uint64), seed, "sample"))
     return np.bincount(owners[order[:number]], minlength=len(copies))
 
 
@@ -291,10 +292,3 @@ def _fill_empty(
         number = math.ceil(_OVERDUE / share) if share else len(new_groups) + 1
         if number <= len(new_groups) and not (hashed[new_groups[:number]] == split).any():
             hashed[groups == groups[new_groups[number - 1]]] = split
-
-
-def _mix(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spreads every input bit over all output bits (the finaliser of SplitMix64)."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))

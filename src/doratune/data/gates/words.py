@@ -75,7 +75,7 @@ def ngrams(words: Hashes, n: int, at_least: int) -> Hashes:
     complete[offsets[:-1][short]] = True
     hashes[offsets[:-1][short]] = wholes(words)[short]
     before = np.append(0, np.cumsum(complete))
-    return Hashes(_mixed(hashes[complete]), before[offsets])
+    return Hashes(mixed(hashes[complete]), before[offsets])
 
 
 def wholes(words: Hashes) -> NDArray[np.uint64]:
@@ -134,10 +134,10 @@ def _words_of(pieces: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]
     terms = _powers()[position & (len(_powers()) - 1)]
     terms *= characters[first:]
     terms *= kinds[first:] != _NO_WORD
-    return _mixed(np.add.reduceat(terms, begins - first)), per_piece
+    return mixed(np.add.reduceat(terms, begins - first)), per_piece
 
 
-def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Spreads every input bit over all output bits (the finaliser of SplitMix64)."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
