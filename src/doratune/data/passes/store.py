@@ -7,7 +7,6 @@ memory.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from doratune.data.formats import Draft
 from doratune.data.gates.near_duplicates import WIDTH
@@ -72,6 +72,14 @@ class Names:
         """The numbers of a column."""
         known = np.array([*map(self.number, column.dictionary.to_pylist()), -1], np.int32)
         return known[column.indices.fill_null(len(column.dictionary)).to_numpy()]
+
+
+class _Said(BaseModel):
+    """What a draft says, as the column ``draft`` has it."""
+
+    turns: tuple[Message, ...]
+    rejected: tuple[Message, ...] | None = None
+    tools: list[dict[str, Any]] | None = None
 
 
 class Columns(NamedTuple):
@@ -164,18 +172,8 @@ def drafts(batch: pa.RecordBatch) -> list[Draft]:
     made = []
     columns = (batch[name].to_pylist() for name in ("draft", "label", "place"))
     for text, label, place in zip(*columns, strict=True):
-        values = json.loads(text)
-        rejected = values.get("rejected")
-        made.append(
-            Draft(
-                Row({}, place),
-                _messages(values["turns"]),
-                label,
-                "",
-                None if rejected is None else _messages(rejected),
-                values.get("tools"),
-            )
-        )
+        said = _Said.model_validate_json(text)
+        made.append(Draft(Row({}, place), said.turns, label, "", said.rejected, said.tools))
     return made
 
 
@@ -204,8 +202,3 @@ def read_batch(path: Path) -> pa.RecordBatch:
             f"The working file {path} cannot be read: {error}. Delete the folder {path.parent} and "
             "run the command again."
         ) from error
-
-
-def _messages(turns: list[dict[str, Any]]) -> tuple[Message, ...]:
-    # These were checked before they were written.
-    return tuple(Message.model_construct(**turn) for turn in turns)
