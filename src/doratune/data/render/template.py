@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from doratune.data.formats.draft import turn_text
 from doratune.data.render.probes import QUESTION, REPLY, ignored, prefix_problem
+from doratune.data.render.skeleton import Skeletons
 from doratune.data.render.spoken import Spoken, Tools, learnt_turns
 from doratune.errors import ConfigError, DataError
 from doratune.record.schemas import Message
@@ -54,7 +55,7 @@ class ChatTemplate:
         return Spoken(text, self._spans(messages, text, prompts))
 
     def spoken_all(self, batch: Sequence[tuple[Sequence[Message], Tools]]) -> list[Spoken]:
-        """Renders many conversations: the same as one by one, in half the time.
+        """Renders many conversations: the same as one by one, much faster.
 
         Raises:
             DataError: As for the first conversation that cannot be rendered.
@@ -68,8 +69,8 @@ class ChatTemplate:
         dumped = [_dumped(messages) for messages in talks]
         begun = [talk[:turn] for talk, some in zip(dumped, turns, strict=True) for turn in some]
         try:
-            texts = self._render(dumped)
-            prompts = iter(self._render(begun, add_generation_prompt=True))
+            texts = self._render_all(dumped)
+            prompts = iter(self._render_all(begun, add_generation_prompt=True))
         except (jinja2.TemplateError, TypeError):
             return [self.spoken(messages) for messages in talks]
         return [
@@ -161,6 +162,23 @@ class ChatTemplate:
     @cached_property
     def _ignored(self) -> frozenset[str]:
         return ignored(self.apply)
+
+    def _render_all(
+        self, conversations: list[list[dict[str, Any]]], add_generation_prompt: bool = False
+    ) -> list[str]:
+        texts = [self._skeletons.fill(turns, add_generation_prompt) for turns in conversations]
+        rest = [turns for turns, text in zip(conversations, texts, strict=True) if text is None]
+        rendered = iter(
+            self._render(rest, add_generation_prompt=add_generation_prompt) if rest else []
+        )
+        return [next(rendered) if text is None else text for text in texts]
+
+    @cached_property
+    def _skeletons(self) -> Skeletons:
+        return Skeletons(
+            self.tokenizer.get_chat_template(),
+            lambda turns, begin: self._render([turns], add_generation_prompt=begin)[0],
+        )
 
     def _render(
         self,
