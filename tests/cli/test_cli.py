@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from doratune.cli.main import app
+from doratune.record.evaluation import EvalFile
 from doratune.record.review import ReviewVerdict, append_verdict, read_sample
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import EvalFile, RecordFile, VerifyFile
+from doratune.record.schemas import RecordFile, VerifyFile
 from tests.adapter.models import tokens
 from tests.cli.conftest import Place
 from tests.tiny import save_tiny

@@ -13,9 +13,10 @@ from doratune.data import Renderer
 from doratune.errors import AdapterError, DataError, StorageError
 from doratune.evaluate import evaluate_models
 from doratune.recipe.schema import Recipe
+from doratune.record.evaluation import EvalFile, Sample
 from doratune.record.files import read_jsonl, write_jsonl
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import DataFile, EvalFile, Example, Message, Sample, SplitSummary
+from doratune.record.schemas import DataFile, Example, Message, SplitSummary
 from tests.base.test_likelihood import plain_logprob
 from tests.evaluate.test_generate import plain_greedy
 

@@ -7,29 +7,31 @@ import random
 from pathlib import Path
 
 from doratune.recipe.load import parse_recipe, write_recipe
+from doratune.record.evaluation import (
+    CalibrationBin,
+    ClassFigures,
+    Difference,
+    EvalFile,
+    Interval,
+    ModelFigures,
+    Sample,
+)
 from doratune.record.files import digest_file, digest_json, write_jsonl
 from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, summarise
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
     SPLITS,
     AdapterOrigin,
-    CalibrationBin,
-    ClassFigures,
     DataFile,
-    Difference,
     Environment,
-    EvalFile,
     Example,
     GateExample,
     GateReport,
-    Interval,
     LayerChange,
     LayerCheck,
     MergeFile,
     Message,
-    ModelFigures,
     RecordFile,
-    Sample,
     SourceRecord,
     SplitSummary,
     StageEntry,

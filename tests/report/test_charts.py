@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from doratune.record.schemas import CalibrationBin, LayerChange
+from doratune.record.evaluation import CalibrationBin
+from doratune.record.schemas import LayerChange
 from doratune.report.charts import (
     MAX_POINTS,
     change_charts,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from doratune.record.evaluation import Sample
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import Sample
 from doratune.report.records import Evaluation, read_records
 from doratune.report.tables import answers, check_rows, class_rows, cost_rows, metric_rows
 from tests.report.sample_run import LABELS, eval_file, open_eval_file, train_file, verify_file

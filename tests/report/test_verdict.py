@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from doratune.record.evaluation import EvalFile
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import EvalFile
 from doratune.report.records import read_records
 from doratune.report.verdict import Verdict, judge, limits
 from tests.report import sample_run

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from doratune.recipe import Recipe
+from doratune.record.evaluation import EvalFile, Interval
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import EvalFile, Interval, RecordFile, TrainFile, VerifyFile
+from doratune.record.schemas import RecordFile, TrainFile, VerifyFile
 
 
 def print_summary(run: RunFolder, recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import precision_recall_fscore_support
 
-from doratune.record.schemas import CalibrationBin, ClassFigures, Difference, Interval
+from doratune.record.evaluation import CalibrationBin, ClassFigures, Difference, Interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,9 +16,10 @@ from doratune.errors import DataError
 from doratune.evaluate import metrics
 from doratune.evaluate.ask import Outcome, Questions, ask, make_questions
 from doratune.recipe.schema import Recipe
+from doratune.record.evaluation import EvalFile, ModelFigures, Sample
 from doratune.record.files import digest_json, digest_path, write_jsonl
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import DataFile, EvalFile, Example, ModelFigures, Sample
+from doratune.record.schemas import DataFile, Example
 
 _NOT_EVALUATED = {
     "text": "plain text, which asks nothing, so that there are no answers to compare. "

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from doratune.recipe.comparison import CompareSection
+from doratune.recipe.evaluation import EvalSection
 from doratune.recipe.gates import GatesSection
 from doratune.recipe.section import BY_LIST, MANY, ONE, Positive, Section, Share
 
@@ -73,6 +75,8 @@ class DataSection(Section):
     used in the DoRA paper."""
     labels_from_answers: bool = False
     """Take the set of distinct answers of ``alpaca`` data as its closed label set."""
+    difficulty_column: str | None = None
+    """How hard an example is, in words or numbers of few values; evaluation tells its figures apart."""
     exclude_labels: list[str] = []
     """Examples with these labels are dropped."""
     min_label_count: Positive = 1
@@ -166,19 +170,6 @@ class TrainSection(Section):
     """Optimizer steps between checkpoints, from which a killed run resumes."""
 
 
-class EvalSection(Section):
-    """The evaluation of base and tuned model on the test split."""
-
-    task: str = Field(default="test", pattern=r"^[A-Za-z0-9_-]+$")
-    """Name of the files in ``eval/``."""
-    batch_size: Positive = 16
-    """Sequences per forward pass."""
-    max_new_tokens: Positive = 128
-    """Longest generated answer; open tasks only."""
-    num_bins: Positive = 10
-    """Equal-width confidence bins of the calibration error."""
-
-
 class MergeSection(Section):
     """The merged model."""
 
@@ -205,5 +196,6 @@ class Recipe(Section):
     adapter: AdapterSection = AdapterSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
+    compare: CompareSection = CompareSection()
     merge: MergeSection = MergeSection()
     verify: VerifySection = VerifySection()

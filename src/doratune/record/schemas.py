@@ -105,6 +105,8 @@ class Example(Record):
     """JSON schemas of the tools the conversation may use."""
     label: str | None = None
     """The class, for classification data; then equal to the last turn's content."""
+    difficulty: str | None = None
+    """Value of the difficulty column, where the recipe names one."""
     place: str
     """Where it came from, ``file:line``."""
 
@@ -117,19 +119,6 @@ class Example(Record):
     def answer(self) -> str:
         """The last assistant turn."""
         return self.messages[-1].content
-
-
-class Interval(Record):
-    """A figure with its uncertainty."""
-
-    value: float
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
-    n: int
-    """Number of examples behind the figure."""
-    method: str
-    """How the interval was made, such as ``Wilson`` or ``bootstrap (1000 draws, seed 0)``."""
 
 
 class GateExample(Record):
@@ -273,80 +262,6 @@ class TrainFile(RunFile):
     peft_layers: dict[str, int]
     """Adapted layers left on PEFT's own path, by reason."""
     layers: list[LayerChange]
-
-
-class ClassFigures(Record):
-    """Row of the per-class table."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-class CalibrationBin(Record):
-    """One equal-width bin of the reliability diagram."""
-
-    low: float
-    high: float
-    n: int
-    confidence: float | None
-    """Mean confidence of the examples in the bin; None when it is empty."""
-    accuracy: float | None
-
-
-class ModelFigures(Record):
-    """How one model did on one task."""
-
-    accuracy: Interval | None = None
-    """Share of examples whose most likely label is right; None for open tasks."""
-    macro_f1: Interval | None = None
-    ece: Interval | None = None
-    """Expected calibration error over the bins, in [0, 1]."""
-    exact_match: Interval | None = None
-    """Share of generated answers equal to the reference; None for labelled tasks."""
-    answer_nll: Interval
-    """Mean negative log-likelihood of the reference answer, nats per answer token."""
-    classes: list[ClassFigures] = []
-    bins: list[CalibrationBin] = []
-    seconds: float
-
-
-class Difference(Record):
-    """Tuned minus base on the same examples."""
-
-    value: Interval
-    """Paired bootstrap of the difference in accuracy or exact match."""
-    p_value: float
-    """Exact McNemar test."""
-
-
-class EvalFile(RunFile):
-    """``eval/<task>.json``: base and tuned on the same rows."""
-
-    task: str
-    kind: Literal["labels", "generation"]
-    split: Split
-    num_examples: int
-    labels: list[str] | None
-    base: ModelFigures
-    tuned: ModelFigures
-    difference: Difference
-
-
-class Sample(Record):
-    """One line of ``eval/<task>.samples.jsonl``: one model on one example."""
-
-    id: str
-    model: Literal["base", "tuned"]
-    reference: str
-    prediction: str
-    correct: bool
-    answer_nll: float
-    """Nats per answer token."""
-    label_logprobs: dict[str, float] | None = None
-    """Log-likelihood of each label's text with its end-of-turn token; None for open tasks."""
 
 
 ORIGIN = "doratune.json"

@@ -9,7 +9,8 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from doratune.record.schemas import CalibrationBin, Interval, LayerChange, Step
+from doratune.record.evaluation import CalibrationBin, Interval
+from doratune.record.schemas import LayerChange, Step
 from doratune.report.svg import Drawing, Frame, ticks
 from doratune.report.text import count, percent, small
 

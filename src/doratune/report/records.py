@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from doratune.errors import StorageError
 from doratune.recipe.load import parse_recipe
 from doratune.recipe.schema import Recipe
+from doratune.record.evaluation import EvalFile, Sample
 from doratune.record.files import digest_file
 from doratune.record.review import ReviewFile
 from doratune.record.run_folder import RunFolder
@@ -16,12 +17,10 @@ from doratune.record.schemas import (
     AdapterOrigin,
     DataFile,
     Environment,
-    EvalFile,
     Example,
     MergeFile,
     RecordFile,
     RunFile,
-    Sample,
     Step,
     TrainFile,
     VerifyFile,

@@ -8,16 +8,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from doratune.record.schemas import (
-    ClassFigures,
-    EvalFile,
-    Interval,
-    LayerCheck,
-    Sample,
-    Step,
-    TrainFile,
-    VerifyFile,
-)
+from doratune.record.evaluation import ClassFigures, EvalFile, Interval, Sample
+from doratune.record.schemas import LayerCheck, Step, TrainFile, VerifyFile
 from doratune.report.charts import interval_chart
 from doratune.report.records import Evaluation, Records
 from doratune.report.text import (

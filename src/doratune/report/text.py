@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from doratune.record.schemas import Interval
+from doratune.record.evaluation import Interval
 
 NOT_MEASURED = "not measured"
 _SPACE = "\N{NO-BREAK SPACE}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from doratune.record.schemas import EvalFile, VerifyFile
+from doratune.record.evaluation import EvalFile
+from doratune.record.schemas import VerifyFile
 from doratune.report.records import Records
 from doratune.report.text import (
     count,

@@ -1,0 +1,73 @@
+"""What a recipe may say of evaluation: the task, public benchmarks, completions to read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from doratune.recipe.section import Positive, Section
+
+
+class BenchmarksSection(Section):
+    """Abilities that were not trained: base against tuned on the same questions."""
+
+    tasks: list[str] = []
+    """lm-eval tasks or groups, such as ``mmlu`` or ``arc_easy``, and ``commonsense`` for the eight
+    tasks of the DoRA paper with its prompts. None: not measured."""
+    data: str | None = None
+    """Folder with local data of ``mmlu`` (``dev`` and ``test``, ``.jsonl`` or ``.jsonl.gz``) and of
+    ``commonsense`` (``<task>.test.jsonl.gz``); the hub otherwise."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples before each question; the task's own number when null (5 for ``mmlu``)."""
+    max_questions: Positive | None = None
+    """A subset of each benchmark, spread over its subjects; the file says which change it could show.
+    All questions when null."""
+    texts: str | None = None
+    """Texts from elsewhere, as in ``data.source``, whose perplexity is compared."""
+    max_drop_points: Annotated[float, Field(ge=0)] = 2.0
+    """A benchmark that loses more percentage points turns the verdict."""
+
+
+class JudgeSection(Section):
+    """A language model that compares the completions of base and tuned, pair by pair."""
+
+    url: str = Field(min_length=1)
+    """Base of an OpenAI-compatible API, such as ``http://localhost:8000/v1``."""
+    model: str = Field(min_length=1)
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the key; a key is never written anywhere."""
+    criteria: str = "Which answer is more helpful, correct and to the point?"
+
+
+class CompletionsSection(Section):
+    """Answers of base and tuned side by side, to be read and reviewed."""
+
+    num_prompts: Annotated[int, Field(ge=0)] = 30
+    """Test prompts and fixed edge cases together; 0 writes none."""
+    max_new_tokens: Positive = 128
+    judge: JudgeSection | None = None
+    """Judges the completions of open tasks."""
+
+
+class EvalSection(Section):
+    """The evaluation of base and tuned model on the test split."""
+
+    task: str = Field(default="test", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the files in ``eval/``."""
+    batch_size: Positive = 16
+    """Sequences per forward pass."""
+    max_new_tokens: Positive = 128
+    """Longest generated answer; open tasks only."""
+    answer_form: Literal["text", "json"] = "text"
+    """``json``: reference answers are JSON objects, compared field by field as well; open tasks only."""
+    num_bins: Positive = 10
+    """Bins of the calibration errors."""
+    num_strata: Annotated[int, Field(ge=0)] = 4
+    """Quantiles of difficulty by the base model's own margin; 0 for none. Closed label sets only."""
+    coverages: list[Annotated[float, Field(gt=0, le=1)]] = [1.0, 0.9, 0.75, 0.5, 0.25]
+    """Shares of the most confident answers whose accuracy is told."""
+    every_epoch: bool = False
+    """Task, calibration and out-of-domain figures on the validation split after each epoch."""
+    benchmarks: BenchmarksSection = BenchmarksSection()
+    completions: CompletionsSection = CompletionsSection()

@@ -1,0 +1,124 @@
+"""What an A/B leaves: every job, every arm, and one verdict by fixed rules."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from doratune.record.evaluation import Interval
+from doratune.record.schemas import Record, RunFile
+
+Arm = Literal[
+    "base", "lora", "dora", "rslora", "lora-budget", "dora-half-rank", "qlora", "qdora", "full"
+]
+
+
+class JobRecord(Record):
+    """One training of the comparison."""
+
+    name: str
+    """Its run folder in ``compare/``, such as ``dora/lr-5e-04/seed-1`` or ``dora/sweep-1/lr-5e-04``."""
+    arm: Arm
+    stage: Literal["sweep", "final"]
+    rung: int | None
+    """Rung of the successive halving, from 0; None for final runs."""
+    learning_rate: float
+    seed: int
+    num_steps: int
+    status: Literal["done", "failed"]
+    error: str = ""
+    """What a failed job said."""
+    validation_loss: float | None = None
+    test_metric: float | None = None
+    """The primary metric on the test split; None in sweeps, which never see it."""
+    seconds: float
+    peak_memory_bytes: int | None = None
+
+
+class ArmFigures(Record):
+    """One arm at its best learning rate, over all seeds."""
+
+    arm: Arm
+    r: int | None
+    """Rank; None for base and full fine-tuning."""
+    num_trainable_parameters: int
+    learning_rate: float | None
+    """Chosen on the validation split; None for the base."""
+    num_seeds: int
+    value: Interval
+    """Primary metric, over examples and seeds."""
+    per_seed: list[float]
+    metrics: dict[str, float] = {}
+    """Means over seeds of the other metrics, keys of `doratune.record.evaluation.METRICS`."""
+    seconds: float | None = None
+    """Training, median over seeds."""
+    peak_memory_bytes: int | None = None
+    """Median over seeds."""
+
+
+class PairFigures(Record):
+    """One arm against the reference arm, on the same examples."""
+
+    arm: Arm
+    reference: Arm
+    difference: Interval
+    """Arm minus reference in the primary metric, over examples and seeds, not corrected."""
+    p_value: float
+    """Of that difference."""
+    adjusted_p_value: float
+    """Holm-Bonferroni over all pairs of the file."""
+    mcnemar_p_value: float | None
+    """Exact, on the answers of the majority of seeds; None where answers are not right or wrong."""
+    smallest_detectable: float
+    """Smallest true difference that this comparison would show (two-sided 5 %, power 80 %)."""
+    verdict: Literal["better", "not distinguishable", "worse"]
+    time_ratio: float | None = None
+    """Training time, arm over reference."""
+    memory_ratio: float | None = None
+
+
+class MatrixChange(Record):
+    """How training moved one weight matrix, in the decomposition of the DoRA paper, section 3."""
+
+    arm: Arm
+    layer: str
+    seed: int
+    magnitude_change: float
+    """Mean over output features of ``|m' - m|``."""
+    direction_change: float
+    """Mean over output features of ``1 - cos(V', W0)``."""
+
+
+class ChangeCorrelation(Record):
+    """Whether an arm moves magnitude and direction together (paper, Figure 2)."""
+
+    arm: Arm
+    correlation: Interval
+    """Pearson's r over the weight matrices."""
+    slope: float
+    num_matrices: int
+
+
+class CompareFile(RunFile):
+    """``compare.json``: the whole comparison."""
+
+    task: str
+    primary: str
+    """Key of `doratune.record.evaluation.METRICS`."""
+    split: Literal["test"]
+    num_examples: int
+    reference: Arm
+    """The arm that the others are compared with."""
+    arms: list[ArmFigures]
+    pairs: list[PairFigures]
+    verdict: str
+    """One sentence, by fixed rules."""
+    jobs: list[JobRecord]
+    """All of them, failed ones too."""
+    sweep: dict[str, dict[str, float]] = {}
+    """Validation loss by arm and learning rate, of the last rung that each took part in."""
+    changes: list[MatrixChange] = []
+    correlations: list[ChangeCorrelation] = []
+    budget: str
+    """What was said before it started."""
+    engine: str
+    seconds: float
