@@ -35,9 +35,13 @@ class JudgeSection(Section):
     url: str = Field(min_length=1)
     """Base of an OpenAI-compatible API, such as ``http://localhost:8000/v1``."""
     model: str = Field(min_length=1)
-    api_key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the key; a key is never written anywhere."""
+    """Name of the model there."""
+    api_key_variable: str | None = "OPENAI_API_KEY"
+    """Environment variable with the key, which is never written anywhere; null for a server without."""
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
+    """Null leaves it to the server; some models accept their own only."""
     criteria: str = "Which answer is more helpful, correct and to the point?"
+    """What the judge is asked."""
 
 
 class CompletionsSection(Section):
@@ -46,8 +50,20 @@ class CompletionsSection(Section):
     num_prompts: Annotated[int, Field(ge=0)] = 30
     """Test prompts and fixed edge cases together; 0 writes none."""
     max_new_tokens: Positive = 128
+    """Longest answer."""
     judge: JudgeSection | None = None
-    """Judges the completions of open tasks."""
+    """Who judges the answers to test prompts of open tasks, which are sent there; nobody when null."""
+
+
+class LatencySection(Section):
+    """How long base, base with adapter, and merged model take, one sequence at a time."""
+
+    seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Time for rounds over all three, after loading; a few are done in any case. 0 measures nothing."""
+    long_prompt: Positive = 512
+    """Tokens of the long prompt, beside one of the median length; fewer where the model takes fewer."""
+    num_new_tokens: Positive = 16
+    """Tokens decoded in each round."""
 
 
 class EvalSection(Section):
@@ -71,3 +87,4 @@ class EvalSection(Section):
     """Task, calibration and out-of-domain figures on the validation split after each epoch."""
     benchmarks: BenchmarksSection = BenchmarksSection()
     completions: CompletionsSection = CompletionsSection()
+    latency: LatencySection = LatencySection()
