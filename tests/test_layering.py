@@ -16,6 +16,7 @@ FLOORS = [
     {"base"},
     {"adapter", "data", "report"},
     {"train", "evaluate", "ship"},
+    {"compare"},
     {"cli"},
 ]
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
