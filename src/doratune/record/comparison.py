@@ -11,6 +11,19 @@ Arm = Literal[
     "base", "lora", "dora", "rslora", "lora-budget", "dora-half-rank", "qlora", "qdora", "full"
 ]
 
+ARMS: dict[Arm, str] = {
+    "base": "the base model",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "rslora": "rsLoRA",
+    "lora-budget": "LoRA at DoRA's budget",
+    "dora-half-rank": "DoRA at half the rank",
+    "qlora": "QLoRA",
+    "qdora": "QDoRA",
+    "full": "full fine-tuning",
+}
+"""How the arms are called in sentences and tables."""
+
 
 class JobRecord(Record):
     """One training of the comparison."""
@@ -67,9 +80,11 @@ class PairFigures(Record):
     adjusted_p_value: float
     """Holm-Bonferroni over all pairs of the file."""
     mcnemar_p_value: float | None
-    """Exact, on the answers of the majority of seeds; None where answers are not right or wrong."""
-    smallest_detectable: float
-    """Smallest true difference that this comparison would show (two-sided 5 %, power 80 %)."""
+    """Exact, on the number of examples that each arm gets right in more of its seeds; about these trained
+    models only. None where answers are not right or wrong."""
+    smallest_detectable: float | None
+    """Smallest true difference that this comparison would show (two-sided 5 %, power 80 %); None with one
+    seed, where none would."""
     verdict: Literal["better", "not distinguishable", "worse"]
     time_ratio: float | None = None
     """Training time, arm over reference."""
@@ -92,9 +107,14 @@ class ChangeCorrelation(Record):
     """Whether an arm moves magnitude and direction together (paper, Figure 2)."""
 
     arm: Arm
+    kind: str
+    """Last name of the matrices, such as ``q_proj``, or ``all``. Norms differ between kinds, so that the
+    correlation over all of them can say the opposite of each kind's own (Simpson's paradox); the paper
+    shows query matrices."""
     correlation: Interval
     """Pearson's r over the weight matrices."""
     slope: float
+    """Change of magnitude per change of direction, least squares."""
     num_matrices: int
 
 
@@ -112,6 +132,8 @@ class CompareFile(RunFile):
     pairs: list[PairFigures]
     verdict: str
     """One sentence, by fixed rules."""
+    cautions: list[str] = []
+    """Sentences on what limits the verdict."""
     jobs: list[JobRecord]
     """All of them, failed ones too."""
     sweep: dict[str, dict[str, float]] = {}

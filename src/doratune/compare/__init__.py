@@ -1,0 +1,1 @@
+"""The A/B: the same data and steps for every arm, and what can be said of the differences."""
