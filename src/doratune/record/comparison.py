@@ -80,11 +80,11 @@ class PairFigures(Record):
     adjusted_p_value: float
     """Holm-Bonferroni over all pairs of the file."""
     mcnemar_p_value: float | None
-    """Exact, on the number of examples that each arm gets right in more of its seeds; about these trained
-    models only. None where answers are not right or wrong."""
+    """Exact, on the number of examples that each arm gets right in more of its seeds; about these
+    trained models only. None where answers are not right or wrong."""
     smallest_detectable: float | None
-    """Smallest true difference that this comparison would show (two-sided 5 %, power 80 %); None with one
-    seed, where none would."""
+    """Smallest true difference that this comparison would show (two-sided 5 %, power 80 %); None with
+    one seed, where none would."""
     verdict: Literal["better", "not distinguishable", "worse"]
     time_ratio: float | None = None
     """Training time, arm over reference."""
