@@ -154,7 +154,8 @@ def _adapted(plan: Plan, run: RunFolder, base_path: Path, arm: Arm) -> _Changes:
 def _full(run: RunFolder, base_path: Path) -> _Changes:
     before, after = tensor_files(base_path), tensor_files(run.adapter)
     adapter = load_recipe(run.recipe).adapter.model_copy(update={"method": "lora"})
-    model = get_peft_model(empty_model(base_path), lora_config(adapter))
+    with torch.device("meta"):
+        model = get_peft_model(empty_model(base_path), lora_config(adapter))
     for path, module in model.named_modules():
         if not isinstance(module, Linear):
             continue

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, nct
-from scipy.stats import t as student
+from scipy.special import nctdtrinc, stdtr, stdtrit
+from scipy.stats import binomtest
 
 from doratune.errors import DataError
 from doratune.record.evaluation import Interval
@@ -105,12 +104,8 @@ def compare_pair(arm: Outcomes, reference: Outcomes) -> PairStatistics:
 
 def smallest_detectable(standard_error: float, degrees_of_freedom: float) -> float:
     """True difference that a two-sided 5 % t-test finds with a power of 80 %, from noncentral t."""
-    critical = student.ppf(1 - LEVEL / 2, degrees_of_freedom)
-
-    def lacking(noncentrality: float) -> float:
-        return POWER - float(nct.sf(critical, degrees_of_freedom, noncentrality))
-
-    return standard_error * float(brentq(lacking, 0, 10 * critical))
+    critical = stdtrit(degrees_of_freedom, 1 - LEVEL / 2)
+    return standard_error * float(nctdtrinc(degrees_of_freedom, 1 - POWER, critical))
 
 
 def sign_test(arm: Outcomes, reference: Outcomes) -> float | None:
@@ -156,7 +151,7 @@ class _Estimate(NamedTuple):
         if self.standard_error == 0:
             return 1.0 if self.centre == 0 else 0.0
         score = abs(self.centre) / self.standard_error
-        return 2 * float(student.sf(score, self.degrees_of_freedom))
+        return 2 * float(stdtr(self.degrees_of_freedom, -score))
 
 
 def _estimate(terms: list[tuple[int, Outcomes]]) -> _Estimate:
@@ -193,7 +188,7 @@ def _mean_squares(values: Floats) -> tuple[float, float]:
 
 
 def _interval(estimate: _Estimate, arms: list[Outcomes]) -> Interval:
-    half = estimate.standard_error * float(student.ppf(1 - LEVEL / 2, estimate.degrees_of_freedom))
+    half = estimate.standard_error * float(stdtrit(estimate.degrees_of_freedom, 1 - LEVEL / 2))
     low, high = np.clip([estimate.centre - half, estimate.centre + half], *estimate.bounds)
     num_examples = arms[0].values.shape[1]
     return Interval(

@@ -129,22 +129,24 @@ def _cautions(file: CompareFile) -> list[str]:
         sentences.append(
             f"The test split is small ({equals('n', file.num_examples)}), its intervals are rough."
         )
-    sentences += [
-        sentence
-        for figures in file.arms
-        if (sentence := _edge(figures, file.sweep.get(figures.arm, {})))
-    ]
+    sentences += [sentence for figures in file.arms if (sentence := _edge(figures, file.jobs))]
     sentences += _failures(file.jobs)
     sentences += _sizes(file)
     return sentences
 
 
-def _edge(figures: ArmFigures, losses: Mapping[str, float]) -> str | None:
+def _edge(figures: ArmFigures, jobs: Sequence[JobRecord]) -> str | None:
     """Whether a better learning rate may lie outside those that were tried."""
     if figures.learning_rate is None:
         return None
     name = ARMS[figures.arm]
-    tried = sorted(float(rate) for rate in losses)
+    tried = sorted(
+        {
+            job.learning_rate
+            for job in jobs
+            if job.arm == figures.arm and job.stage == "sweep" and job.learning_rate is not None
+        }
+    )
     if len(tried) < 2:
         return f"{_first_upper(name)} had one learning rate only ({figures.learning_rate:g})."
     if figures.learning_rate not in (tried[0], tried[-1]):
