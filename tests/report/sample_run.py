@@ -7,15 +7,7 @@ import random
 from pathlib import Path
 
 from doratune.recipe.load import parse_recipe, write_recipe
-from doratune.record.evaluation import (
-    CalibrationBin,
-    ClassFigures,
-    Difference,
-    EvalFile,
-    Interval,
-    ModelFigures,
-    Sample,
-)
+from doratune.record.evaluation import Sample
 from doratune.record.files import digest_file, digest_json, write_jsonl
 from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, summarise
 from doratune.record.run_folder import RunFolder
@@ -39,15 +31,14 @@ from doratune.record.schemas import (
     TrainFile,
     VerifyFile,
 )
+from tests.report.sample_abilities import (
+    benchmarks_file,
+    completion_items,
+    judge_file,
+    latency_file,
+)
+from tests.report.sample_figures import LABELS, epochs, eval_file
 
-LABELS = [
-    "capped at a fixed amount",
-    "capped at the fees paid",
-    "cap with carve-outs",
-    "excluded for indirect loss",
-    "mutual cap",
-    "uncapped",
-]
 RECIPE = """
 name: clauses-dora
 seed: 0
@@ -69,12 +60,19 @@ def write_run(path: Path, *, num_steps: int = 264, num_layers: int = 30) -> RunF
     data_file().write(run.data)
     items = [review_item(number) for number in range(31)]
     write_jsonl(run.review_sample, [item.model_dump() for item in items])
-    review_file(run, items).write(run.review)
+    review_file(run.review_sample, items).write(run.review)
     environment().write(run.environment)
     write_jsonl(run.steps, [step.model_dump() for step in steps(num_steps)])
     train_file(num_steps, num_layers).write(run.train)
     origin().write(run.adapter / "doratune.json")
     eval_file().write(run.eval_file("test"))
+    write_jsonl(run.epochs, [line.model_dump() for line in epochs()])
+    benchmarks_file().write(run.benchmarks)
+    latency_file().write(run.latency)
+    items = completion_items()
+    write_jsonl(run.completions / "review.jsonl", [item.model_dump() for item in items])
+    review_file(run.completions / "review.jsonl", items).write(run.completions / "review.json")
+    judge_file().write(run.completions / "judge.json")
     examples, samples = answers()
     write_jsonl(run.examples("test"), [row.model_dump() for row in examples])
     write_jsonl(run.samples("test"), [row.model_dump() for row in samples])
@@ -84,89 +82,8 @@ def write_run(path: Path, *, num_steps: int = 264, num_layers: int = 30) -> RunF
     return run
 
 
-def interval(
-    value: float, low: float, high: float, method: str = "bootstrap (1000 draws, seed 0)"
-) -> Interval:
-    return Interval(value=value, low=low, high=high, n=120, method=method)
-
-
-def difference(value: float, low: float, high: float, p_value: float) -> Difference:
-    return Difference(value=interval(value, low, high), p_value=p_value)
-
-
-def eval_file(**changes: object) -> EvalFile:
-    """Labels, tuned far better than base."""
-    rng = random.Random(1)
-    fields: dict[str, object] = {
-        "task": "test",
-        "kind": "labels",
-        "split": "test",
-        "num_examples": 120,
-        "labels": LABELS,
-        "base": ModelFigures(
-            accuracy=interval(0.24, 0.172, 0.324, "Wilson"),
-            macro_f1=interval(0.181, 0.132, 0.236),
-            ece=interval(0.312, 0.241, 0.385),
-            answer_nll=interval(1.874, 1.781, 1.967),
-            classes=classes(rng, 0.1, 0.4),
-            bins=bins([0, 9, 41, 38, 19, 8, 4, 1, 0, 0], -0.25),
-            seconds=21.4,
-        ),
-        "tuned": ModelFigures(
-            accuracy=interval(0.931, 0.869, 0.964, "Wilson"),
-            macro_f1=interval(0.928, 0.874, 0.967),
-            ece=interval(0.034, 0.021, 0.071),
-            answer_nll=interval(0.062, 0.031, 0.104),
-            classes=classes(rng, 0.86, 1.0),
-            bins=bins([0, 0, 0, 1, 2, 3, 4, 7, 12, 91], -0.02),
-            seconds=22.9,
-        ),
-        "difference": difference(0.691, 0.602, 0.77, 3e-18),
-    }
-    return EvalFile.model_validate({**fields, **changes})
-
-
-def open_eval_file(**changes: object) -> EvalFile:
-    """An open task, where neither model ever hits the reference's wording."""
-    zero = interval(0.0, 0.0, 0.031, "Wilson")
-    fields: dict[str, object] = {
-        "kind": "generation",
-        "labels": None,
-        "base": ModelFigures(exact_match=zero, answer_nll=interval(2.31, 2.2, 2.43), seconds=80.0),
-        "tuned": ModelFigures(
-            exact_match=zero, answer_nll=interval(1.52, 1.44, 1.61), seconds=81.0
-        ),
-        "difference": difference(0.0, 0.0, 0.0, 1.0),
-    }
-    return eval_file(**{**fields, **changes})
-
-
-def classes(rng: random.Random, low: float, high: float) -> list[ClassFigures]:
-    rows = []
-    for label, support in zip(LABELS, (25, 21, 20, 19, 18, 17), strict=True):
-        precision, recall = rng.uniform(low, high), rng.uniform(low, high)
-        f1 = 2 * precision * recall / (precision + recall)
-        rows.append(
-            ClassFigures(label=label, precision=precision, recall=recall, f1=f1, support=support)
-        )
-    return rows
-
-
-def bins(counts: list[int], gap: float) -> list[CalibrationBin]:
-    return [
-        CalibrationBin(
-            low=i / 10,
-            high=(i + 1) / 10,
-            n=n,
-            confidence=(i + 0.55) / 10 if n else None,
-            accuracy=min(1.0, max(0.0, (i + 0.55) / 10 + gap)) if n else None,
-        )
-        for i, n in enumerate(counts)
-    ]
-
-
-def steps(number: int) -> list[Step]:
-    rng = random.Random(2)
+def steps(number: int, seed: int = 2) -> list[Step]:
+    rng = random.Random(seed)
     return [
         Step(
             step=i + 1,
@@ -295,7 +212,7 @@ def review_item(number: int) -> ReviewItem:
     return ReviewItem(id=str(number), split="train", place=f"clauses:{number}", messages=turns)
 
 
-def review_file(run: RunFolder, items: list[ReviewItem]) -> ReviewFile:
+def review_file(path: Path, items: list[ReviewItem]) -> ReviewFile:
     """Two people looked at all of them; one rejected two, the other none."""
     words = [
         ReviewVerdict(
@@ -308,7 +225,7 @@ def review_file(run: RunFolder, items: list[ReviewItem]) -> ReviewFile:
         for person in ("Ada", "Bob")
         for item in items
     ]
-    return summarise(items, words, digest_file(run.review_sample))
+    return summarise(items, words, digest_file(path))
 
 
 def answers() -> tuple[list[Example], list[Sample]]:
@@ -332,11 +249,13 @@ def answers() -> tuple[list[Example], list[Sample]]:
                 Sample.model_validate(
                     {
                         "id": row_id,
+                        "split": "test",
                         "model": model,
                         "reference": label,
                         "prediction": prediction,
                         "correct": right,
                         "answer_nll": 0.1 if right else 2.0,
+                        "num_answer_tokens": 6,
                         "label_logprobs": {
                             n: -0.5 if n == prediction else -0.5 - sure for n in LABELS
                         },

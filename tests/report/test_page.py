@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -15,44 +13,10 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Message
 from doratune.report import render
 from tests.report import sample_run
-from tests.report.sample_run import LABELS, write_run
-
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Balanced(HTMLParser):
-    """Fails on an end tag that does not match, and collects what a page refers to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.references: list[str | None] = []
-        self.handlers: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.references += [v for k, v in attrs if k in {"src", "href", "xlink:href", "srcset"}]
-        self.handlers += [k for k, _ in attrs if k.startswith("on")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-
-def parse(page: str) -> Balanced:
-    parser = Balanced()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    return parser
+from tests.report.html import drawings, parse, prose
+from tests.report.sample_abilities import benchmark, benchmarks_file, latency_file
+from tests.report.sample_figures import LABELS, eval_file, open_eval_file
+from tests.report.sample_run import write_run
 
 
 def test_page_is_well_formed_and_refers_to_nothing(page: str) -> None:
@@ -66,13 +30,9 @@ def test_page_is_well_formed_and_refers_to_nothing(page: str) -> None:
 
 
 def test_drawings_are_xml(page: str) -> None:
-    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.S)
-    # Four metrics, two reliability diagrams, two widths of the loss curve, seven kinds of module.
-    assert len(drawings) == 15
-    for drawing in drawings:
-        root = ElementTree.fromstring(drawing)
-        assert root.get("aria-label")
-        assert "nan" not in drawing
+    # Ten metrics, four reliability diagrams, coverage, 13 strata; two forests, two loss curves in two
+    # widths each; four figures over epochs; seven kinds of module and a scatter.
+    assert len(drawings(page)) == 10 + 4 + 1 + 13 + 6 + 4 + 7 + 1
 
 
 def test_page_of_210_layers_is_small(page: str) -> None:
@@ -86,10 +46,16 @@ def test_sections_come_in_order(page: str) -> None:
         "Metrics",
         "Calibration",
         "By class",
+        "By part of the examples",
+        "Other abilities",
+        "Against other methods",
         "Training",
+        "After each epoch",
         "What training changed",
         "Merged against sidecar",
+        "Latency",
         "Answers",
+        "Completions",
         "Data",
         "Cost",
         "Provenance",
@@ -125,8 +91,26 @@ def test_sections_come_in_order(page: str) -> None:
         "lora_alpha: 32.0",
         sample_run.digest_json("base"),
         sample_run.digest_json("adapter"),
-        "From eval/test.json: base, tuned, difference",
-        'title="eval/test.json: tuned.ece"',
+        "From eval/test.json: base.metrics, tuned.metrics, differences",
+        'title="eval/test.json: tuned.metrics.ece"',
+        'title="eval/test.json: differences.brier"',
+        "Tuned at temperature 1.32, ECE 0.021",
+        "Base: 2.413; Tuned: 1.318.",
+        "mmlu, 57 subjects, the largest loss first",
+        "about 3 exclude zero by chance alone",
+        "A loss of more than 2 points turns the verdict.",
+        "200 of wikitext.jsonl, 51.2 k tokens",
+        "From benchmarks.json: benchmarks.mmlu.subjects",
+        "median of 12 interleaved rounds",
+        "the median length of the test split",
+        'title="latency.json: models.sidecar.decode_milliseconds">40.87 (39.24 to 44.14)',
+        "6 of 30 prompts",
+        "edge case 3",
+        "The clause, the clause (2)",
+        'title="completions/judge.json: win_rate">70.0 % (55.0 to 85.0)',
+        "on 76 examples of the validation split",
+        "From epochs.jsonl: epoch, step, metrics",
+        "210 of 210, as in Figure 2 of the DoRA paper",
         "2026-11-12 09:01:12 UTC",
     ],
 )
@@ -134,8 +118,10 @@ def test_page_says(page: str, expected: str) -> None:
     assert expected in page
 
 
-def test_complete_page_has_nothing_unmeasured(page: str) -> None:
-    assert "not measured" not in page.replace("MMLU for instance, were not measured", "")
+def test_only_the_comparison_is_missing_in_a_complete_run(page: str) -> None:
+    assert re.findall(r"[^.>]*not measured", page) == [
+        "Whether another method would do as well: not measured"
+    ]
 
 
 def test_same_folder_same_bytes(tmp_path: Path) -> None:
@@ -184,6 +170,12 @@ FILES: list[Callable[[RunFolder], Path]] = [
     lambda run: run.eval_file("test"),
     lambda run: run.samples("test"),
     lambda run: run.examples("test"),
+    lambda run: run.epochs,
+    lambda run: run.benchmarks,
+    lambda run: run.latency,
+    lambda run: run.completions / "review.jsonl",
+    lambda run: run.completions / "judge.json",
+    lambda run: run.completions / "review.json",
     lambda run: run.merge,
     lambda run: run.verify,
 ]
@@ -201,7 +193,7 @@ def test_page_without_one_file_and_with_only_that_file(
     for folder in (run, alone):
         page = render(folder)
         parse(page)
-        assert "None" not in re.sub(r"<style>.*?</style>|<pre.*?</pre>", "", page, flags=re.S)
+        assert "None" not in prose(page)
     assert "How well base and tuned do: not measured" in render(alone) or "eval" in file.parts
 
 
@@ -222,7 +214,7 @@ def test_full_fine_tuning_has_no_direction(run: RunFolder) -> None:
 
 
 def test_open_task(run: RunFolder) -> None:
-    sample_run.open_eval_file().write(run.eval_file("test"))
+    open_eval_file().write(run.eval_file("test"))
     page = render(run)
     parse(page)
     assert "<h2>Calibration</h2>" not in page
@@ -269,7 +261,7 @@ def test_a_recipe_that_is_not_text_is_refused(run: RunFolder) -> None:
 def test_labels_of_many_classes_fit(run: RunFolder) -> None:
     assert len(LABELS) == 6
     labels = [f"label {i}" for i in range(41)]
-    file = sample_run.eval_file(labels=labels)
+    file = eval_file(labels=labels)
     figures = file.tuned.classes[0]
     file.tuned.classes = [figures.model_copy(update={"label": label}) for label in labels]
     file.base.classes = []
@@ -277,3 +269,91 @@ def test_labels_of_many_classes_fit(run: RunFolder) -> None:
     page = render(run)
     parse(page)
     assert page.count("<td>—</td><td>—</td><td>—</td>") == 41
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("benchmarks.json", ["Benchmarks", "Perplexity of texts from elsewhere"]),
+        ("epochs.jsonl", ["The figures in mid-training"]),
+        ("latency.json", ["How long base, sidecar and merged model take"]),
+        ("completions/review.jsonl", ["Completions"]),
+        ("completions/judge.json", ["Which completions are better"]),
+        ("completions/review.json", ["What people said of the completions"]),
+        ("steps.jsonl", ["The loss curve"]),
+        ("verify.json", ["Whether merged equals the sidecar"]),
+        ("eval/test.json", ["How well base and tuned do"]),
+    ],
+)
+def test_what_a_record_is_missing_for_is_not_measured(
+    run: RunFolder, file: str, expected: list[str]
+) -> None:
+    (run.path / file).unlink()
+    page = render(run)
+    for what in expected:
+        assert f">{what}: not measured." in page
+
+
+def test_a_model_that_was_skipped_says_why(run: RunFolder) -> None:
+    file = latency_file(skipped={"merged": "There is no merged model."})
+    del file.models["merged"]
+    file.write(run.latency)
+    assert "Merged: not measured. There is no merged model." in render(run)
+
+
+def test_a_failed_benchmark_stands_out(run: RunFolder) -> None:
+    benchmarks_file(benchmark(drop=0.034)).write(run.benchmarks)
+    page = render(run)
+    parse(page)
+    assert 'class="verdict alarm"' in page
+    assert "Tuned does not pass: it lost 3.4 points on mmlu" in page
+    assert page.count("✗ exceeded") == 1
+
+
+def test_a_run_of_thousands_of_samples_stays_small(run: RunFolder) -> None:
+    steps = sample_run.steps(20_000)
+    write_jsonl(run.steps, [step.model_dump() for step in steps])
+    examples, samples = sample_run.answers()
+    many = [
+        one.model_copy(update={"id": f"{one.id}-{copy}"}) for copy in range(40) for one in samples
+    ]
+    write_jsonl(run.samples("test"), [row.model_dump() for row in many])
+    page = render(run)
+    assert len(page.encode()) < 300_000
+    assert "20,000 steps, drawn as the means of 400 stretches." in page
+    assert "3,400 fixed" in page
+    assert len(examples) == 120
+
+
+def test_confusions_of_many_labels_are_a_list(run: RunFolder) -> None:
+    labels = [f"label {i}" for i in range(30)]
+    matrix = [[1] * 30 for _ in range(30)]
+    file = eval_file(labels=labels)
+    file.base.confusion = file.tuned.confusion = matrix
+    file.write(run.eval_file("test"))
+    page = render(run)
+    parse(page)
+    assert "The most frequent 12 of the 870 kinds of mistakes" in page
+    assert 'class="heat"' not in page
+
+
+def test_a_model_without_mistakes(run: RunFolder) -> None:
+    file = eval_file()
+    file.tuned.confusion = [
+        [sum(row) if i == j else 0 for j in range(6)] for i, row in enumerate(file.tuned.confusion)
+    ]
+    file.write(run.eval_file("test"))
+    assert render(run).count('<td class="right"') == 12
+
+
+def test_both_themes_and_paper_have_their_colours(page: str) -> None:
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "@media screen and (prefers-color-scheme: dark)" in style
+    assert "@media print" in style
+    light, dark = (re.search(r"--page: (#\w+)", part) for part in style.split("@media screen", 1))
+    assert light
+    assert dark
+    assert (light[1], dark[1]) == ("#fcfcfa", "#14171a")
+    used = set(re.findall(r"var\((--[a-z-]+)\)", style)) - {"--heat"}
+    root = style[: style.index("@media")]
+    assert all(f"{name}:" in root for name in used)

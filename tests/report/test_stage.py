@@ -3,8 +3,8 @@ from __future__ import annotations
 from doratune.recipe.load import parse_recipe
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile
-from doratune.report import render, write_report
-from tests.report import sample_run
+from doratune.report import render, render_comparison, write_comparison, write_report
+from tests.report import sample_comparison, sample_run
 
 RECIPE = parse_recipe(sample_run.RECIPE, "recipe.yaml")
 
@@ -34,3 +34,19 @@ def test_report_needs_only_a_record(run: RunFolder) -> None:
         path.unlink()
     assert write_report(run, RECIPE)
     assert "was not measured" in run.report.read_text()
+
+
+def test_a_comparison_is_written_beside_the_report(run: RunFolder) -> None:
+    sample_comparison.compare_file(2).write(run.compare)
+    write_report(run, RECIPE)
+    page = run.report.read_text()
+    assert write_comparison(run, RECIPE)
+    assert run.compare_report.name == "compare.html"
+    assert run.compare_report.read_text() == render_comparison(run)
+    assert not write_comparison(run, RECIPE)
+    # Neither page depends on when the other was written.
+    assert not write_report(run, RECIPE)
+    assert run.report.read_text() == page
+    sample_comparison.compare_file(2, engine="ray").write(run.compare)
+    assert write_comparison(run, RECIPE)
+    assert "with the engine ray" in run.compare_report.read_text()

@@ -86,3 +86,47 @@ def test_clipped_says_how_much_is_missing() -> None:
 )
 def test_places(place: str, short: str) -> None:
     assert text.short_place(place) == short
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.9312, "0.931"),
+        (12.345, "12.35"),
+        (123.45, "123.5"),
+        (12_345.6, "12,346"),
+        (-0.5, "−0.500"),
+        (float("inf"), "not finite"),
+    ],
+)
+def test_a_figure_has_the_decimals_of_its_size(value: float, expected: str) -> None:
+    assert text.figure(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.5, "+0.500"), (-12.3, "−12.30"), (2345.6, "+2,346"), (-2345.6, "−2,346"), (0.0, "0.000")],
+)
+def test_a_difference_of_figures_has_a_sign(value: float, expected: str) -> None:
+    assert text.signed_figure(value) == expected
+
+
+def test_learning_rates_are_short() -> None:
+    assert [text.rate(value) for value in (5e-4, 1.7e-4, 6e-5)] == ["5e-04", "1.7e-04", "6e-05"]
+
+
+def test_lists_read_as_sentences() -> None:
+    assert text.listed([]) == ""
+    assert text.listed(["a"]) == "a"
+    assert text.listed(["a", "b"]) == "a and b"
+    assert text.listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_long_names_end_with_an_ellipsis() -> None:
+    assert text.shortened("short", 5) == "short"
+    assert text.shortened("a long name", 7) == "a long…"
+
+
+def test_first_letters() -> None:
+    assert text.first_upper("full fine-tuning of LoRA") == "Full fine-tuning of LoRA"
+    assert text.first_upper("") == ""

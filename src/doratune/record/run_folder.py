@@ -48,6 +48,7 @@ class RunFolder:
         self.merge = path / "merge.json"
         self.verify = path / "verify.json"
         self.report = path / "report.html"
+        self.compare_report = path / "compare.html"
 
     def examples(self, split: Split) -> Path:
         """The examples of one split."""

@@ -1,6 +1,7 @@
-"""The run folder as one HTML page: no script, no network, light and dark, printable."""
+"""The run folder as HTML pages: no script, no network, light and dark, printable."""
 
+from doratune.report.comparison import render_comparison
 from doratune.report.page import render
-from doratune.report.stage import write_report
+from doratune.report.stage import write_comparison, write_report
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "render_comparison", "write_comparison", "write_report"]

@@ -1,31 +1,35 @@
-"""Records to page."""
+"""Records to the page of a run."""
 
 from __future__ import annotations
 
-from statistics import median
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from statistics import StatisticsError, correlation, median
 
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import SPLITS
-from doratune.report import charts, data_tables, tables, text
-from doratune.report.records import Records, read_records
-from doratune.report.verdict import judge, limits, majority
-
-_TEMPLATES = Environment(
-    loader=PackageLoader("doratune.report", "."),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters |= {
-    name: getattr(text, name)
-    for name in ("plain", "percent", "count", "memory", "duration", "small", "short_place")
-}
-_TEMPLATES.globals |= {"NOT_MEASURED": text.NOT_MEASURED, "SPLITS": SPLITS, "max": max}
+from doratune.report.charts.change import change_charts, scatter_chart
+from doratune.report.charts.curves import MAX_POINTS, loss_chart, thinned
+from doratune.report.charts.intervals import WIDTHS
+from doratune.report.limits import limits
+from doratune.report.records import Evaluation, Records, read_records
+from doratune.report.tables.answers import answers
+from doratune.report.tables.arms import arm_forest
+from doratune.report.tables.benchmarks import benchmarks
+from doratune.report.tables.calibration import calibration
+from doratune.report.tables.checks import check_rows, worst_layers
+from doratune.report.tables.classes import class_rows, confusion
+from doratune.report.tables.completions import completions, judge_rows
+from doratune.report.tables.cost import cost_rows
+from doratune.report.tables.data import found_rows, gate_rows, outcome, review_line
+from doratune.report.tables.epochs import epochs
+from doratune.report.tables.latency import latency_rows, prompt_lengths
+from doratune.report.tables.metrics import how_measured, metric_rows
+from doratune.report.tables.strata import strata
+from doratune.report.template import fill
+from doratune.report.text import equals, plain
+from doratune.report.verdict import judge, majority
 
 METHODS = {"dora": "DoRA", "lora": "LoRA", "full": "full fine-tuning"}
+OWN_STAGES = {"report", "compare_report"}
+"""Their entries would make a page depend on when it was written."""
 
 
 def render(run: RunFolder) -> str:
@@ -38,44 +42,44 @@ def render(run: RunFolder) -> str:
         StorageError: A record that is there does not fit its schema.
     """
     records = read_records(run)
-    return _TEMPLATES.get_template("report.html.j2").render(
-        r=records,
+    return fill(
+        "run.html.j2",
         subtitle=_subtitle(records),
         verdict=judge(records),
         limits=limits(records),
-        evaluations=[
-            {
-                "file": evaluation.file,
-                "metrics": tables.metric_rows(evaluation.file),
-                "majority": majority(records, evaluation.file),
-                "classes": tables.class_rows(evaluation.file),
-                "reliability": {
-                    model: charts.reliability_chart(figures.bins, model)
-                    for model, figures in (
-                        ("base", evaluation.file.base),
-                        ("tuned", evaluation.file.tuned),
-                    )
-                    if figures.bins
-                },
-                "answers": tables.answers(evaluation),
-            }
-            for evaluation in records.evaluations
-        ],
+        evaluations=[_evaluation(records, one) for one in records.evaluations],
         loss=_loss(records),
+        epochs=epochs(records.epochs),
         change=_change(records),
-        checks=tables.check_rows(records.verify) if records.verify else [],
-        worst_layers=tables.worst_layers(records.verify) if records.verify else [],
-        gates=data_tables.gate_rows(records.data.gates) if records.data else [],
-        found=data_tables.found_rows(records.data.gates) if records.data else [],
-        review=data_tables.review_line(records),
-        cost=tables.cost_rows(records),
-        # The report's own entry would make the page depend on when it was written.
-        stages={
+        benchmarks=benchmarks(records.benchmarks) if records.benchmarks else None,
+        arms=arm_forest(records.compare) if records.compare else None,
+        completions=completions(records.completions),
+        completions_review=outcome(records.completions_review, "completions")
+        if records.completions_review
+        else None,
+        judge=judge_rows(records.judge) if records.judge else None,
+        latency=latency_rows(records.latency) if records.latency else [],
+        prompt_lengths=prompt_lengths(records.latency) if records.latency else [],
+        checks=check_rows(records.verify) if records.verify else [],
+        worst_layers=worst_layers(records.verify) if records.verify else [],
+        cost=cost_rows(records),
+        **shared(records),
+    )
+
+
+def shared(records: Records) -> dict[str, object]:
+    """What every page says of data and provenance."""
+    return {
+        "r": records,
+        "gates": gate_rows(records.data.gates) if records.data else [],
+        "found": found_rows(records.data.gates) if records.data else [],
+        "review": review_line(records),
+        "stages": {
             name: entry
             for name, entry in (records.record.stages if records.record else {}).items()
-            if name != "report"
+            if name not in OWN_STAGES
         },
-    )
+    }
 
 
 def _subtitle(records: Records) -> list[str]:
@@ -86,7 +90,7 @@ def _subtitle(records: Records) -> list[str]:
     if records.method:
         parts.append(METHODS[records.method])
         if recipe and records.method != "full":
-            parts[-1] += f", {text.equals('r', recipe.adapter.r)}"
+            parts[-1] += f", {equals('r', recipe.adapter.r)}"
     if records.train:
         parts.append(f"{records.train.num_steps:,} steps")
     if records.record:
@@ -94,15 +98,32 @@ def _subtitle(records: Records) -> list[str]:
     return parts
 
 
+def _evaluation(records: Records, evaluation: Evaluation) -> dict[str, object]:
+    file = evaluation.file
+    return {
+        "file": file,
+        "metrics": metric_rows(file),
+        "measured": how_measured(file),
+        "majority": majority(records, file),
+        "calibration": calibration(file),
+        "classes": class_rows(file),
+        "confusion": confusion(file),
+        "strata": strata(file),
+        "answers": answers(evaluation),
+    }
+
+
 def _loss(records: Records) -> dict[str, object] | None:
     if not records.steps:
         return None
     validation = records.train.validation_loss if records.train else None
     return {
-        "charts": [charts.loss_chart(records.steps, validation, width) for width in (900, 380)],
+        "charts": [loss_chart(records.steps, validation, width) for width in WIDTHS],
         "validation": validation,
         "final": records.train.final_loss if records.train else None,
         "rate": max(step.learning_rate for step in records.steps),
+        "thinned": len(records.steps) if len(records.steps) > MAX_POINTS else None,
+        "drawn": len(thinned([step.loss for step in records.steps])),
     }
 
 
@@ -110,9 +131,20 @@ def _change(records: Records) -> dict[str, object] | None:
     layers = records.train.layers if records.train else []
     if not layers:
         return None
+    pairs = [(layer.direction_change, layer.magnitude_change) for layer in layers]
     return {
-        "charts": charts.change_charts(layers),
+        "charts": change_charts(layers),
+        "scatter": scatter_chart("this run", pairs),
+        "correlation": _correlation(pairs),
         "num_layers": len(layers),
         "magnitude": median(layer.magnitude_change for layer in layers),
         "direction": median(layer.direction_change for layer in layers),
     }
+
+
+def _correlation(pairs: list[tuple[float, float]]) -> str | None:
+    """Pearson's r; None for a single layer, or where nothing varies."""
+    try:
+        return plain(correlation([x for x, _ in pairs], [y for _, y in pairs]), 2)
+    except StatisticsError:
+        return None

@@ -8,9 +8,13 @@ from typing import NamedTuple, TypeVar
 from doratune.errors import StorageError
 from doratune.recipe.load import parse_recipe
 from doratune.recipe.schema import Recipe
-from doratune.record.evaluation import EvalFile, Sample
+from doratune.record.benchmarks import BenchmarksFile
+from doratune.record.comparison import CompareFile
+from doratune.record.completions import JudgeFile
+from doratune.record.evaluation import EpochFigures, EvalFile, Sample
 from doratune.record.files import digest_file
-from doratune.record.review import ReviewFile
+from doratune.record.latency import LatencyFile
+from doratune.record.review import ReviewFile, ReviewItem
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
     ORIGIN,
@@ -54,6 +58,14 @@ class Records(NamedTuple):
     origin: AdapterOrigin | None
     evaluations: list[Evaluation]
     """The recipe's own task first, others by name."""
+    epochs: list[EpochFigures]
+    benchmarks: BenchmarksFile | None
+    completions: list[ReviewItem]
+    completions_review: ReviewFile | None
+    """Of the completions that the folder holds."""
+    judge: JudgeFile | None
+    latency: LatencyFile | None
+    compare: CompareFile | None
     merge: MergeFile | None
     verify: VerifyFile | None
 
@@ -76,7 +88,9 @@ def read_records(run: RunFolder) -> Records:
     recipe = parse_recipe(text, str(run.recipe)) if text is not None else None
     record = _read(RecordFile, run.record)
     own = recipe.eval.task if recipe else None
-    files = sorted(run.eval.glob("*.json"), key=lambda path: (path.stem != own, path.stem))
+    # Other files there have a dot in their stem.
+    files = [path for path in run.eval.glob("*.json") if "." not in path.stem]
+    files.sort(key=lambda path: (path.stem != own, path.stem))
     return Records(
         name=record.name if record else run.path.name,
         recipe_text=text,
@@ -84,11 +98,20 @@ def read_records(run: RunFolder) -> Records:
         record=record,
         environment=_read(Environment, run.environment),
         data=_read(DataFile, run.data),
-        review=_read_review(run),
+        review=_read_review(run.review_sample, run.review),
         train=_read(TrainFile, run.train),
         steps=Step.read_lines(run.steps),
         origin=_read(AdapterOrigin, run.adapter / ORIGIN),
         evaluations=[_read_evaluation(run, EvalFile.read(path)) for path in files],
+        epochs=EpochFigures.read_lines(run.epochs),
+        benchmarks=_read(BenchmarksFile, run.benchmarks),
+        completions=ReviewItem.read_lines(run.completions / "review.jsonl"),
+        completions_review=_read_review(
+            run.completions / "review.jsonl", run.completions / "review.json"
+        ),
+        judge=_read(JudgeFile, run.completions / "judge.json"),
+        latency=_read(LatencyFile, run.latency),
+        compare=_read(CompareFile, run.compare),
         merge=_read(MergeFile, run.merge),
         verify=_read(VerifyFile, run.verify),
     )
@@ -101,10 +124,10 @@ def _read_evaluation(run: RunFolder, file: EvalFile) -> Evaluation:
     )
 
 
-def _read_review(run: RunFolder) -> ReviewFile | None:
-    review = _read(ReviewFile, run.review)
-    if review and run.review_sample.exists():
-        return review if digest_file(run.review_sample) == review.sample_digest else None
+def _read_review(items: Path, outcome: Path) -> ReviewFile | None:
+    review = _read(ReviewFile, outcome)
+    if review and items.exists():
+        return review if digest_file(items) == review.sample_digest else None
     return None
 
 

@@ -71,6 +71,12 @@ class Drawing:
         if commands:
             ElementTree.SubElement(self._root, "path", {"d": "".join(commands), "class": style})
 
+    def dots(self, points: Iterable[tuple[float, float]], style: str) -> None:
+        """Adds many dots as one element: strokes without length, round by the style sheet."""
+        strokes = "".join(f"M{_pixel(x)} {_pixel(y)}h0" for x, y in points)
+        if strokes:
+            ElementTree.SubElement(self._root, "path", {"d": strokes, "class": style})
+
     def text(self, x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> None:
         """Adds a line of text; ``y`` is its base line."""
         element = self._add("text", style, x=x, y=y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from doratune.record.evaluation import Interval
 
@@ -20,6 +21,31 @@ def signed(value: float, digits: int = 3) -> str:
     """A difference with its sign, such as ``+0.66``; one that rounds to zero has none."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text if text.strip("+−0.") else text[1:]
+
+
+def figure(value: float) -> str:
+    """A figure with the decimals that its size deserves: ``0.931``, ``12.35``, ``123.5``, ``12,346``."""
+    return plain(value, _decimals(value)) if abs(value) < 1000 else _whole(value)
+
+
+def signed_figure(value: float) -> str:
+    """A difference of figures, with its sign."""
+    if abs(value) < 1000:
+        return signed(value, _decimals(value))
+    return ("+" if value > 0 else "") + _whole(value)
+
+
+def figure_range(interval: Interval) -> str:
+    """The ends of an interval of figures."""
+    return f"{figure(interval.low)} to {figure(interval.high)}"
+
+
+def _decimals(value: float) -> int:
+    return next(digits for digits, limit in ((3, 10), (2, 100), (1, 1000)) if abs(value) < limit)
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}".replace("-", "−") if math.isfinite(value) else "not finite"
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -96,11 +122,6 @@ def percent_range(interval: Interval) -> str:
     return f"{plain(100 * interval.low, 1)} to {plain(100 * interval.high, 1)}"
 
 
-def plain_range(interval: Interval) -> str:
-    """The ends of an interval."""
-    return f"{plain(interval.low)} to {plain(interval.high)}"
-
-
 def points_range(interval: Interval) -> str:
     """The ends of an interval of differences, in points without the unit."""
     return f"{points(interval.low)} to {points(interval.high)}"
@@ -117,3 +138,23 @@ def clipped(text: str, limit: int) -> str:
 def short_place(place: str) -> str:
     """A place such as ``folder/file.jsonl:17`` without the folders."""
     return place.rpartition("/")[2]
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its beginning with an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def rate(value: float) -> str:
+    """A learning rate, such as ``5e-04`` or ``1.7e-04``."""
+    return f"{value:.1e}".replace(".0e", "e")
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b`` or ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
+
+
+def first_upper(sentence: str) -> str:
+    """The text with its first letter in upper case, the others as they are."""
+    return sentence[:1].upper() + sentence[1:]

@@ -86,16 +86,17 @@ def review_line(records: Records) -> ReviewLine | None:
     demanded = gate is not None and gate.action == "fail"
     problem = review.problem(gate.max_rejected) if gate and demanded else ""
     return ReviewLine(
-        _outcome(review),
+        outcome(review),
         not problem if demanded else None,
         f"Not enough to train on: {problem}." if problem else "Enough to train on.",
     )
 
 
-def _outcome(review: ReviewFile) -> str:
+def outcome(review: ReviewFile, of: str = "examples") -> str:
+    """What people said, in one sentence."""
     people = ", ".join(f"{name} ({number:,})" for name, number in review.reviewers.items())
     return (
-        f"{review.num_judged:,} of {review.num_examples:,} examples have a verdict, by "
+        f"{review.num_judged:,} of {review.num_examples:,} {of} have a verdict, by "
         f"{people or 'nobody'}: {review.num_judged - review.num_rejected:,} accepted, "
         f"{review.num_rejected:,} rejected ({percent(review.rejected_share)}), "
         f"{review.num_disputed:,} of these accepted by somebody else."

@@ -5,8 +5,8 @@ from doratune.record.files import write_jsonl
 from doratune.record.review import ReviewFile
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import GateReport
-from doratune.report.data_tables import found_rows, gate_rows, review_line
 from doratune.report.records import read_records
+from doratune.report.tables.data import found_rows, gate_rows, review_line
 from tests.report import sample_run
 from tests.report.sample_run import gates, review_item
 

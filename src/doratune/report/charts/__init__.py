@@ -1,0 +1,1 @@
+"""The drawings of the report, by subject. Looks are the style sheet's affair."""

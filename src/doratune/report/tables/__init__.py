@@ -1,0 +1,1 @@
+"""The rows of the report's tables, by subject, figures already in words."""
