@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from doratune.cli.main import app
 from doratune.record.evaluation import EvalFile
-from doratune.record.review import ReviewVerdict, append_verdict, read_sample
+from doratune.record.review import ReviewVerdict, data_review
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile, VerifyFile
 from tests.adapter.models import tokens
@@ -41,6 +41,7 @@ COMMANDS = {
     "review data": {"--reviewer", "--runs"},
 }
 
+    "review completions": {"--reviewer", "--runs"},
 
 def test_the_surface() -> None:
     """A new command or option edits this file."""
@@ -187,11 +188,9 @@ def test_run_stops_for_the_review_and_goes_on_after_it(place: Place) -> None:
     assert "Traceback" not in first.err
     run = RunFolder(place.run)
     assert not run.adapter.exists()
-    for item in read_sample(run):
-        append_verdict(
-            run.verdicts,
-            ReviewVerdict(id=item.id, verdict="accept", reviewer="ada", given_at="now"),
-        )
+    for item in data_review(run).read_items():
+        line = ReviewVerdict(id=item.id, verdict="accept", reviewer="ada", given_at="now")
+        line.append_to(run.verdicts)
     second = place("run", place.recipe)
     assert second.code == 0, second.err
     assert "data is up to date" in second.err

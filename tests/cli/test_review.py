@@ -19,7 +19,7 @@ import pytest
 
 from doratune.recipe.load import parse_recipe, write_recipe
 from doratune.record.files import write_jsonl
-from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict
+from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, completions_review
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Message, RecordFile
 from tests.cli.conftest import Place
@@ -60,12 +60,12 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 class Terminal:
-    """`doratune review data` in a pseudo-terminal of 80 x 24."""
+    """`doratune review` in a pseudo-terminal of 80 x 24."""
 
-    def __init__(self, run: RunFolder, *arguments: str) -> None:
+    def __init__(self, run: RunFolder, what: str, *arguments: str) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "doratune", "review", "data", str(run.path), *arguments],
+            [sys.executable, "-m", "doratune", "review", what, str(run.path), *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -113,8 +113,8 @@ def review(run: RunFolder) -> Iterator[Callable[..., Terminal]]:
     """Starts reviews, and ends them with the test."""
     started: list[Terminal] = []
 
-    def start(*arguments: str) -> Terminal:
-        started.append(Terminal(run, *arguments))
+    def start(*arguments: str, what: str = "data") -> Terminal:
+        started.append(Terminal(run, what, *arguments))
         return started[-1]
 
     yield start
@@ -198,6 +198,29 @@ def test_another_reviewer_is_asked_for_a_name(
     assert "Not enough to train on: 1 of 4 examples to be reviewed have a verdict." in shown
 
 
+def test_completions_are_reviewed_in_the_same_way(
+    review: Callable[..., Terminal], run: RunFolder
+) -> None:
+    files = completions_review(run)
+    turns = [Message(role="user", content="why?"), Message(role="assistant", content="so")]
+    item = ReviewItem(
+        id="1", split=None, place="edge case: one", messages=turns, beside={"base": "[b]because[/]"}
+    )
+    write_jsonl(files.items, [item.model_dump()])
+    terminal = review("--reviewer", "ada", what="completions")
+    terminal.see(
+        r"0 of 1 .*edge case: one.*user.*why\?.*assistant.*so.*base \(not judged\).*"
+        r"\[b\]because\[/\].*quit"
+    )
+    os.write(terminal.master, b"rq")
+    code, shown = terminal.end()
+    assert code == 0
+    assert "1 of 1 examples have a verdict (ada 1), 1 of them a rejection." in shown
+    assert "train on" not in shown
+    assert ReviewFile.read(files.outcome).num_rejected == 1
+    assert not run.review.exists()
+
+
 def test_no_terminal(place: Place, run: RunFolder) -> None:
     result = place("review", "data", run.path)
     assert result.code == 2
@@ -205,7 +228,8 @@ def test_no_terminal(place: Place, run: RunFolder) -> None:
     assert str(run.verdicts) in result.err
 
 
-def test_no_sample_yet(place: Place) -> None:
-    result = place("review", "data", place.recipe)
+@pytest.mark.parametrize("what", ["data", "completions"])
+def test_nothing_to_review_yet(what: str, place: Place) -> None:
+    result = place("review", what, place.recipe)
     assert result.code == 8
-    assert "nothing to review yet. Run `doratune data` first." in result.err
+    assert f"nothing to review yet. Run `doratune {what}` first." in result.err

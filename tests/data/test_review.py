@@ -10,7 +10,7 @@ from doratune.data.review import choose_sample, require_review
 from doratune.errors import DataError
 from doratune.recipe.gates import ReviewGate
 from doratune.record.files import write_jsonl
-from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict, append_verdict
+from doratune.record.review import ReviewFile, ReviewItem, ReviewVerdict
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Message, RecordFile
 
@@ -89,8 +89,8 @@ def run(tmp_path: Path) -> RunFolder:
 def say(run: RunFolder, words: str) -> None:
     for id, verdict in zip("abcd", words, strict=False):
         line = {"id": id, "verdict": {"a": "accept", "r": "reject"}[verdict]}
-        append_verdict(
-            run.verdicts, ReviewVerdict.model_validate({**line, "reviewer": "ada", "given_at": ""})
+        ReviewVerdict.model_validate({**line, "reviewer": "ada", "given_at": ""}).append_to(
+            run.verdicts
         )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ import pytest
 from doratune.errors import StorageError
 from doratune.record.files import write_jsonl
 from doratune.record.review import (
+    ReviewFiles,
     ReviewItem,
     ReviewVerdict,
-    append_verdict,
-    read_sample,
+    completions_review,
+    data_review,
     record_review,
     standing,
     summarise,
@@ -71,33 +73,48 @@ def test_nobody_said_anything() -> None:
 
 def test_a_line_that_a_kill_cut_short_is_no_verdict_and_harms_no_later_one(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
-    append_verdict(path, verdict("1", "accept"))
+    verdict("1", "accept").append_to(path)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole + whole[:length])
-        append_verdict(path, verdict("2", "reject", "“nein”\n\u2028"))
+        verdict("2", "reject", "“nein”\n\u2028").append_to(path)
         lines = ReviewVerdict.read_lines(path)
         assert [(line.id, line.verdict) for line in lines] == [("1", "accept"), ("2", "reject")]
         assert lines[1].note == "“nein”\n\u2028"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"verdict could not be written to .*nowhere"):
-        append_verdict(tmp_path / "nowhere" / "v.jsonl", verdict("1", "accept"))
+    with pytest.raises(StorageError, match=r"Nothing could be added to .*nowhere"):
+        verdict("1", "accept").append_to(tmp_path / "nowhere" / "v.jsonl")
 
 
-def test_the_outcome_enters_the_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files_of", "entry", "outcome", "maker"),
+    [
+        (data_review, "review", "review.json", "data"),
+        (completions_review, "completions review", "completions/review.json", "completions"),
+    ],
+    ids=["data", "completions"],
+)
+def test_the_outcome_enters_the_record(
+    files_of: Callable[[RunFolder], ReviewFiles],
+    entry: str,
+    outcome: str,
+    maker: str,
+    tmp_path: Path,
+) -> None:
     run = RunFolder(tmp_path)
-    with pytest.raises(StorageError, match=r"nothing to review yet. Run `doratune data` first"):
-        read_sample(run)
-    write_jsonl(run.review_sample, [item(id).model_dump() for id in "12"])
+    files = files_of(run)
+    with pytest.raises(StorageError, match=rf"nothing to review yet. Run `doratune {maker}` first"):
+        files.read_items()
+    write_jsonl(files.items, [item(id).model_dump() for id in "12"])
     RecordFile(name="run", recipe_digest="", seed=0).write(run.record)
-    append_verdict(run.verdicts, verdict("1", "accept"))
-    file = record_review(run)
-    entry = RecordFile.read(run.record).stages["review"]
-    assert entry.inputs["sample"] == file.sample_digest
-    assert list(entry.outputs) == ["review.json"]
-    assert record_review(run) == file
-    assert RecordFile.read(run.record).stages["review"] == entry, "nothing new was noted"
-    append_verdict(run.verdicts, verdict("2", "accept"))
-    assert record_review(run).num_judged == 2
+    verdict("1", "accept").append_to(files.verdicts)
+    file = record_review(run, files)
+    noted = RecordFile.read(run.record).stages[entry]
+    assert noted.inputs["sample"] == file.sample_digest
+    assert list(noted.outputs) == [outcome]
+    assert record_review(run, files) == file
+    assert RecordFile.read(run.record).stages[entry] == noted, "nothing new was noted"
+    verdict("2", "accept").append_to(files.verdicts)
+    assert record_review(run, files).num_judged == 2

@@ -22,8 +22,14 @@ from doratune.cli.stages import RUNS
 from doratune.cli.terminal import keyboard, line_editing, require_terminal
 from doratune.errors import ConfigError, Interrupted
 from doratune.progress import visible
-from doratune.recipe.gates import ReviewGate
-from doratune.record.review import ReviewItem, read_sample, record_review
+from doratune.record.review import (
+    ReviewFile,
+    ReviewFiles,
+    ReviewItem,
+    completions_review,
+    data_review,
+    record_review,
+)
 from doratune.record.run_folder import RunFolder
 
 review = typer.Typer(no_args_is_help=True, help="Judge a sample by hand.")
@@ -31,20 +37,43 @@ review = typer.Typer(no_args_is_help=True, help="Judge a sample by hand.")
 _NEXT_PAGE, _PAGE_BEFORE = {" ", "\x1b[B", "\x1b[6~"}, {"b", "\x1b[A", "\x1b[5~"}
 
 
+Reviewer = Annotated[
+    str | None, typer.Option(help="Your name, for the record; asked for when left out.")
+]
+
+
 @review.command("data")
-def review_data(
-    recipe: Target,
-    reviewer: Annotated[
-        str | None, typer.Option(help="Your name, for the record; asked for when left out.")
-    ] = None,
-    runs: Runs = RUNS,
-) -> None:
+def review_data(recipe: Target, reviewer: Reviewer = None, runs: Runs = RUNS) -> None:
     """Accept or reject the examples of the review sample; goes on where you stopped."""
     loaded, run = read_target(recipe, runs)
-    items = read_sample(run)
-    require_terminal("doratune review data", f"append your verdicts to {run.verdicts} yourself")
-    session = Session(items, run.verdicts, _name(reviewer))
     console = Console(highlight=False)
+    file = _review("data", run, data_review(run), reviewer, console)
+    gate = loaded.data.gates.review
+    if gate.action == "fail":
+        problem = file.problem(gate.max_rejected)
+        console.print(
+            f"Not enough to train on: {problem}." if problem else "That is enough to train on.",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+@review.command("completions")
+def review_completions(recipe: Target, reviewer: Reviewer = None, runs: Runs = RUNS) -> None:
+    """Accept or reject what the tuned model answered; goes on where you stopped."""
+    _, run = read_target(recipe, runs)
+    _review("completions", run, completions_review(run), reviewer, Console(highlight=False))
+
+
+def _review(
+    what: str, run: RunFolder, files: ReviewFiles, reviewer: str | None, console: Console
+) -> ReviewFile:
+    """Lets a person judge, and notes the outcome in the run folder."""
+    items = files.read_items()
+    require_terminal(
+        f"doratune review {what}", f"append your verdicts to {files.verdicts} yourself"
+    )
+    session = Session(items, files.verdicts, _name(reviewer))
     try:
         with console.screen(), keyboard() as keys:
             _judge(session, console, keys)
@@ -52,7 +81,17 @@ def review_data(
         raise Interrupted(
             "Interrupted. Every verdict is saved: the same command goes on where this one stopped."
         ) from interrupt
-    _finish(console, run, loaded.data.gates.review)
+    console.print(f"Every verdict is saved in {files.verdicts}.", markup=False, soft_wrap=True)
+    with run.locked():
+        file = record_review(run, files)
+    people = ", ".join(f"{name} {number}" for name, number in file.reviewers.items())
+    console.print(
+        f"{file.num_judged} of {file.num_examples} examples have a verdict ({people or 'nobody'}), "
+        f"{file.num_rejected} of them a rejection.",
+        markup=False,
+        soft_wrap=True,
+    )
+    return file
 
 
 def _judge(session: Session, console: Console, keys: Iterator[str]) -> None:
@@ -138,8 +177,11 @@ def _progress(session: Session) -> Text:
 
 def _shown(item: ReviewItem, note: str) -> RenderableType:
     """The example as text; nothing in it is taken for markup or reaches the terminal as a control."""
-    about = [item.split, item.place, *([f"label: {item.label}"] if item.label else [])]
-    parts: list[RenderableType] = [Text(visible(" · ".join(about)), style="dim"), Text()]
+    about = [item.split, item.place, item.label and f"label: {item.label}"]
+    parts: list[RenderableType] = [
+        Text(visible(" · ".join(filter(None, about))), style="dim"),
+        Text(),
+    ]
     turns = [(turn.role, turn) for turn in item.messages]
     for name, turn in [*turns, *(("rejected answer", turn) for turn in item.rejected or ())]:
         said = turn.content
@@ -147,31 +189,16 @@ def _shown(item: ReviewItem, note: str) -> RenderableType:
             said = "\n".join(
                 [said, *(json.dumps(call, ensure_ascii=False) for call in turn.tool_calls)]
             )
-        parts += [Text(name, style="bold"), Padding(Text(visible(said)), (0, 0, 1, 2))]
+        parts += _turn(name, said)
+    for name, said in item.beside.items():
+        parts += _turn(f"{name} (not judged)", said)
     if note:
         parts.append(Text(f"Your note: {visible(note)}", style="italic"))
     return Group(*parts)
 
 
-def _finish(console: Console, run: RunFolder, gate: ReviewGate) -> None:
-    """Notes the outcome in the run folder, and says what it means."""
-    console.print(f"Every verdict is saved in {run.verdicts}.", markup=False, soft_wrap=True)
-    with run.locked():
-        file = record_review(run)
-    people = ", ".join(f"{name} {number}" for name, number in file.reviewers.items())
-    problem = file.problem(gate.max_rejected)
-    console.print(
-        f"{file.num_judged} of {file.num_examples} examples have a verdict ({people or 'nobody'}), "
-        f"{file.num_rejected} of them a rejection.",
-        markup=False,
-        soft_wrap=True,
-    )
-    if gate.action == "fail":
-        console.print(
-            f"Not enough to train on: {problem}." if problem else "That is enough to train on.",
-            markup=False,
-            soft_wrap=True,
-        )
+def _turn(name: str, said: str) -> list[RenderableType]:
+    return [Text(name, style="bold"), Padding(Text(visible(said)), (0, 0, 1, 2))]
 
 
 def _name(given: str | None) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from doratune.record.review import ReviewItem, ReviewVerdict, append_verdict
+from doratune.record.review import ReviewItem, ReviewVerdict
 
 Verdict = Literal["accept", "reject"]
 
@@ -62,7 +62,7 @@ class Session:
             reviewer=self.reviewer,
             given_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        append_verdict(self.path, line)
+        line.append_to(self.path)
         self._take(line)
 
     def _take(self, line: ReviewVerdict) -> None:

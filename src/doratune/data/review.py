@@ -11,7 +11,7 @@ import numpy as np
 
 from doratune.errors import DataError
 from doratune.recipe.gates import ReviewGate
-from doratune.record.review import record_review
+from doratune.record.review import data_review, record_review
 from doratune.record.run_folder import RunFolder
 
 
@@ -33,17 +33,16 @@ def choose_sample(
     Returns:
         Indices into ``ids``, in the order of their hashes: labels come mixed.
     """
-    hashes = np.fromiter((_hash(seed, id) for id in ids), np.uint64, len(ids))
-    order = np.unique(hashes, return_index=True)[1].tolist()
+    order = _in_order_of_hashes(ids, seed)
     wanted = max(gate.min_examples, math.ceil(gate.share * len(order)))
-    counts = Counter(labels[index] for index in order)
-    places = _places(counts, min(wanted, gate.max_examples, len(order)))
-    chosen = []
-    for index in order:
-        if places[labels[index]] > 0:
-            places[labels[index]] -= 1
-            chosen.append(index)
-    return chosen
+    return _stratified(order, labels, min(wanted, gate.max_examples))
+
+
+def choose_stratified(
+    ids: Sequence[str], labels: Sequence[str | None], number: int, seed: int
+) -> list[int]:
+    """Chooses so many examples, or all where there are fewer, just as `choose_sample` does."""
+    return _stratified(_in_order_of_hashes(ids, seed), labels, number)
 
 
 def require_review(run: RunFolder, gate: ReviewGate) -> None:
@@ -54,12 +53,27 @@ def require_review(run: RunFolder, gate: ReviewGate) -> None:
     """
     if gate.action == "off" and not run.verdicts.exists():
         return
-    problem = record_review(run).problem(gate.max_rejected)
+    problem = record_review(run, data_review(run)).problem(gate.max_rejected)
     if problem and gate.action == "fail":
         raise DataError(
             f"The data may not be trained on yet: {problem}. Run `doratune review data {run.path}`, "
             "then this command again. (data.gates.review.action is fail.)"
         )
+
+
+def _in_order_of_hashes(ids: Sequence[str], seed: int) -> list[int]:
+    hashes = np.fromiter((_hash(seed, id) for id in ids), np.uint64, len(ids))
+    return np.unique(hashes, return_index=True)[1].tolist()
+
+
+def _stratified(order: list[int], labels: Sequence[str | None], number: int) -> list[int]:
+    places = _places(Counter(labels[index] for index in order), min(number, len(order)))
+    chosen = []
+    for index in order:
+        if places[labels[index]] > 0:
+            places[labels[index]] -= 1
+            chosen.append(index)
+    return chosen
 
 
 def _places(counts: Counter[str | None], number: int) -> dict[str | None, int]:

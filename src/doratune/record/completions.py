@@ -7,6 +7,9 @@ from typing import Literal
 from doratune.record.evaluation import Interval, Model
 from doratune.record.schemas import Record, RunFile
 
+BASE_ANSWER, REFERENCE = "base model", "reference"
+"""Keys of `ReviewItem.beside` in ``completions/review.jsonl``; the tuned answer is the last turn."""
+
 
 class Judgement(Record):
     """One line of ``completions/judgements.jsonl``: one pair of answers in one order."""

@@ -6,11 +6,9 @@ kill loses none, and the last line of a reviewer on an item is the one that coun
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from doratune.errors import StorageError
 from doratune.record.files import digest_file
@@ -19,17 +17,20 @@ from doratune.record.schemas import Example, Message, Record, RunFile, Split
 
 
 class ReviewItem(Record):
-    """One line of ``data/review.jsonl``: a conversation whose last turn is to be judged."""
+    """One line of a ``review.jsonl``: a conversation whose last turn is to be judged."""
 
     id: str
-    """`Example.id`."""
-    split: Split
+    """`Example.id`; of completions, a digest that changes with any answer."""
+    split: Split | None
+    """None for what comes from no data."""
     place: str
-    """Where it came from, ``file:line``."""
+    """Where it came from, ``file:line``, or what it is."""
     label: str | None = None
     messages: list[Message]
     rejected: list[Message] | None = None
     """For preference data, the answer that is not preferred."""
+    beside: dict[str, str] = {}
+    """Other answers, shown but not judged, by what they are."""
 
     @classmethod
     def of(cls, example: Example, split: Split) -> Self:
@@ -45,7 +46,7 @@ class ReviewItem(Record):
 
 
 class ReviewVerdict(Record):
-    """One line of ``data/review.verdicts.jsonl``."""
+    """One line of a ``review.verdicts.jsonl``."""
 
     id: str
     """`ReviewItem.id`."""
@@ -68,10 +69,10 @@ class ReviewNote(Record):
 
 
 class ReviewFile(RunFile):
-    """``review.json``: what became of the review sample."""
+    """A ``review.json``: what became of what was to be reviewed."""
 
     sample_digest: str
-    """SHA-256 of ``data/review.jsonl``."""
+    """SHA-256 of the ``review.jsonl``."""
     num_examples: int
     num_judged: int
     """Examples with a verdict."""
@@ -122,27 +123,6 @@ def standing(verdicts: Iterable[ReviewVerdict]) -> Standing:
     return found
 
 
-def append_verdict(path: Path, verdict: ReviewVerdict) -> None:
-    """Adds a line and waits until it is on the disk.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    try:
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two people may review at the same time
-            file.seek(0)
-            written = file.read()
-            whole = written.rfind(b"\n") + 1
-            if whole < len(written):  # a kill cut the last line short
-                file.truncate(whole)
-            file.write(verdict.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"The verdict could not be written to {path}: {error}.") from error
-
-
 def summarise(
     items: Iterable[ReviewItem], verdicts: Iterable[ReviewVerdict], sample_digest: str
 ) -> ReviewFile:
@@ -179,36 +159,64 @@ def summarise(
     return file
 
 
-def read_sample(run: RunFolder) -> list[ReviewItem]:
-    """The examples to be reviewed.
+class ReviewFiles(NamedTuple):
+    """Where something that people review is kept."""
 
-    Raises:
-        StorageError: There are none yet, or the file was changed.
-    """
-    if not run.review_sample.exists():
-        raise StorageError(
-            f"{run.review_sample} does not exist, so there is nothing to review yet. "
-            "Run `doratune data` first."
-        )
-    return ReviewItem.read_lines(run.review_sample)
+    entry: str
+    """Name in ``record.json``."""
+    items: Path
+    verdicts: Path
+    outcome: Path
+    maker: str
+    """The command that writes the items."""
+
+    def read_items(self) -> list[ReviewItem]:
+        """What is to be reviewed.
+
+        Raises:
+            StorageError: There is nothing yet, or the file was changed.
+        """
+        if not self.items.exists():
+            raise StorageError(
+                f"{self.items} does not exist, so there is nothing to review yet. "
+                f"Run `doratune {self.maker}` first."
+            )
+        return ReviewItem.read_lines(self.items)
 
 
-def record_review(run: RunFolder) -> ReviewFile:
-    """Counts the verdicts given so far, and notes them in ``review.json`` and ``record.json``.
+def data_review(run: RunFolder) -> ReviewFiles:
+    """The sample of the data."""
+    return ReviewFiles("review", run.review_sample, run.verdicts, run.review, "data")
+
+
+def completions_review(run: RunFolder) -> ReviewFiles:
+    """What the tuned model answered."""
+    folder = run.completions
+    return ReviewFiles(
+        "completions review",
+        folder / "review.jsonl",
+        folder / "review.verdicts.jsonl",
+        folder / "review.json",
+        "completions",
+    )
+
+
+def record_review(run: RunFolder, files: ReviewFiles) -> ReviewFile:
+    """Counts the verdicts given so far, and notes them in the outcome and ``record.json``.
 
     Whoever calls it holds the run folder's lock.
 
     Raises:
-        StorageError: There is no review sample.
+        StorageError: There is nothing to review.
     """
-    items = read_sample(run)
-    digest = digest_file(run.review_sample)
-    verdicts = ReviewVerdict.read_lines(run.verdicts)
+    items = files.read_items()
+    digest = digest_file(files.items)
+    verdicts = ReviewVerdict.read_lines(files.verdicts)
     file = summarise(items, verdicts, digest)
     run.run_stage(
-        "review",
-        inputs={"sample": digest, "verdicts": digest_file(run.verdicts) if verdicts else ""},
-        outputs=[run.review],
-        work=lambda: file.write(run.review),
+        files.entry,
+        inputs={"sample": digest, "verdicts": digest_file(files.verdicts) if verdicts else ""},
+        outputs=[files.outcome],
+        work=lambda: file.write(files.outcome),
     )
     return file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -47,6 +49,28 @@ class Record(BaseModel):
                 ) from error
         return rows
 
+
+    def append_to(self, path: Path) -> None:
+        """Adds a line to such a file and waits until it is on the disk.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        try:
+            with path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # two people may review at the same time
+                file.seek(0)
+                written = file.read()
+                whole = written.rfind(b"\n") + 1
+                if whole < len(written):  # a kill cut the last line short
+                    file.truncate(whole)
+                file.write(self.model_dump_json().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"Nothing could be added to {path}: {error}. What it held is still there."
+            ) from error
 
 class RunFile(Record):
     """A record that is one JSON file."""
