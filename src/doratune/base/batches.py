@@ -11,13 +11,16 @@ from doratune.progress import track
 
 
 def batches(lengths: Sequence[int], batch_size: int, description: str) -> Iterator[list[int]]:
-    """Indices in batches of similar length, under a progress bar.
+    """Indices in batches of similar length, under a progress bar unless ``description`` is empty.
 
     The longest come first: what does not fit into memory fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    yield from track(chunks, description, total=len(chunks))
+    if description:
+        yield from track(chunks, description, total=len(chunks))
+    else:
+        yield from chunks
 
 
 def left_padded(

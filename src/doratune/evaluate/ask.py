@@ -1,37 +1,22 @@
-"""Test examples as questions, and one model's answers to them."""
+"""One model's answers to questions: the most likely label, or a text of its own."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from doratune.base.label_likelihood import label_logprobs
 from doratune.base.likelihood import answer_nll
-from doratune.data import Renderer
+from doratune.data.questions import Questions
 from doratune.evaluate.generate import greedy_answers, same_answer
-from doratune.evaluate.score import label_logprobs
-from doratune.recipe.schema import EvalSection
-from doratune.record.schemas import Example
+from doratune.recipe.evaluation import EvalSection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-class Questions(NamedTuple):
-    """The examples as token ids, all lists in one order."""
-
-    prompts: list[list[int]]
-    references: list[str]
-    answers: list[list[int]]
-    """Ids of the references, end-of-turn token included."""
-    labels: list[str] | None
-    """The closed label set; None for open tasks."""
-    label_ids: list[list[list[int]]]
-    """For each prompt the ids of each label, end-of-turn token included; empty for open tasks."""
 
 
 class Outcome(NamedTuple):
@@ -44,33 +29,6 @@ class Outcome(NamedTuple):
     logprobs: NDArray[np.float64] | None
     """(n, num_labels); None for open tasks."""
     seconds: float
-
-
-def make_questions(
-    renderer: Renderer, examples: Sequence[Example], labels: list[str] | None
-) -> Questions:
-    """Renders the examples. An answer that calls tools is compared as the text of its calls."""
-    answers = [renderer.answer(e.prompt, e.messages[-1], e.tools) for e in examples]
-    label_ids = []
-    if labels is not None:
-        # All labels of every prompt would take milliseconds each to render, and practically always
-        # come out the same. The reference tells where they do not.
-        common = [renderer.answer(examples[0].prompt, label) for label in labels]
-        for example, answer in zip(examples, answers, strict=True):
-            if answer == common[labels.index(example.answer)]:
-                label_ids.append(common)
-            else:
-                label_ids.append([renderer.answer(example.prompt, label) for label in labels])
-    return Questions(
-        prompts=[renderer.prompt(example.prompt, example.tools) for example in examples],
-        references=[
-            renderer.tokenizer.decode(answer[:-1]) if e.messages[-1].tool_calls else e.answer
-            for e, answer in zip(examples, answers, strict=True)
-        ],
-        answers=answers,
-        labels=labels,
-        label_ids=label_ids,
-    )
 
 
 def ask(
@@ -103,7 +61,7 @@ def _ask_labels(
         batch_size=settings.batch_size,
         description=description,
     )
-    truth = np.array([labels.index(reference) for reference in questions.references])
+    truth = np.array(questions.truth)
     choice = logprobs.argmax(axis=1)
     lengths = np.array([len(ids) for ids in questions.answers])
     return Outcome(

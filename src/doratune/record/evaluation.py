@@ -97,9 +97,13 @@ class Calibration(Record):
     bins: list[CalibrationBin]
     """Of equal width."""
     mass_bins: list[CalibrationBin]
-    """Of equally many examples."""
+    """Of equally many examples, as far as equal confidences allow."""
     temperature: float | None
     """Fitted on the validation split, for the label loss; None where there is none."""
+    temperature_note: str = ""
+    """Why there is none."""
+    num_validation: int = 0
+    """Validation examples that were asked."""
     scaled: dict[str, Interval] = {}
     """``ece``, ``ece_mass``, ``brier`` and ``label_nll`` on the test split at that temperature."""
     scaled_bins: list[CalibrationBin] = []
@@ -172,6 +176,32 @@ class Sample(Record):
     """Log-likelihood of each label's text with its end-of-turn token; None for open tasks."""
     difficulty: str | None = None
     """Value of the data's difficulty column."""
+
+
+class ModelAnswers(RunFile):
+    """One model's answers, kept until those of both models are there."""
+
+    dtype: str
+    """Precision of the weights while it answered."""
+    device: str
+    seconds: float
+    samples: list[Sample]
+
+
+class AnswersFile(RunFile):
+    """``eval/<task>.answers.json``: how the answers in ``eval/<task>.samples.jsonl`` were had."""
+
+    task: str
+    kind: Literal["labels", "generation"]
+    labels: list[str] | None
+    template: str
+    max_new_tokens: int | None
+    """None where the answer is the most likely label."""
+    num_questions: dict[Split, int]
+    """Questions to each model. Those of the validation split are for the temperature."""
+    dtype: dict[Model, str]
+    device: dict[Model, str]
+    seconds: dict[Model, float]
 
 
 class EpochFigures(Record):

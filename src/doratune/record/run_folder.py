@@ -40,6 +40,7 @@ class RunFolder:
         self.epochs = path / "epochs.jsonl"
         self.benchmarks = path / "benchmarks.json"
         self.benchmark_samples = path / "benchmarks.samples.jsonl"
+        self.benchmark_texts = path / "benchmarks.texts.jsonl"
         self.completions = path / "completions"
         self.latency = path / "latency.json"
         self.compare = path / "compare.json"
@@ -47,6 +48,8 @@ class RunFolder:
         self.merged = path / "merged"
         self.merge = path / "merge.json"
         self.verify = path / "verify.json"
+        self.export = path / "export"
+        self.exported = path / "export.json"
         self.report = path / "report.html"
         self.compare_report = path / "compare.html"
 
@@ -61,6 +64,10 @@ class RunFolder:
     def samples(self, task: str) -> Path:
         """What the models answered in one evaluation task."""
         return self.eval / f"{task}.samples.jsonl"
+
+    def answers(self, task: str) -> Path:
+        """How those answers were had."""
+        return self.eval / f"{task}.answers.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

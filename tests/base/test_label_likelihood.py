@@ -11,7 +11,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForC
 from doratune.base import load_base, resolve_base
 from doratune.base.likelihood import answer_nll
 from doratune.errors import ModelError
-from doratune.evaluate.score import label_logprobs
+from doratune.base.label_likelihood import label_logprobs
 from tests.base.test_likelihood import make_prompts, plain_logprob
 from tests.tiny import tiny_model
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from doratune.data import Renderer
-from doratune.evaluate.ask import make_questions
+from doratune.data.questions import make_questions, some_of
 from doratune.record.schemas import Example, Message
 from tests.tiny import CHATML, tiny_tokenizer
 
@@ -57,3 +57,11 @@ def test_a_call_is_compared_as_the_template_writes_it() -> None:
     assert questions.references == [json.dumps([call]), "none"]
     assert tokenizer.decode(questions.answers[0]) == f"{json.dumps([call])}<|im_end|>"
     assert tokenizer.decode(questions.prompts[0]).startswith('[{"name": "fees"}]')
+
+
+def test_some_examples_are_chosen_by_their_ids_and_stay_in_order() -> None:
+    ids = ["c", "a", "d", "b", "a"]
+    examples = [example(str(n), "x").model_copy(update={"id": id}) for n, id in enumerate(ids)]
+    assert [e.id for e in some_of(examples, 3)] == ["a", "b", "a"]
+    assert some_of(examples, 9) == examples
+    assert some_of([], 3) == []
