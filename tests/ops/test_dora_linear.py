@@ -108,8 +108,9 @@ def test_an_untrained_adapter_changes_no_bit(dtype: torch.dtype, bias: bool) -> 
     assert torch.equal(fast(layer, x, 0.5), F.linear(x, layer.W, layer.bias))
 
 
-def test_empty_batch() -> None:
-    layer, x = leaves(random_layer(6, 5, 2, torch.float32, bias=True), torch.empty(0, 5))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_empty_batch(dtype: torch.dtype) -> None:
+    layer, x = leaves(random_layer(6, 5, 2, dtype, bias=True), torch.empty(0, 5, dtype=dtype))
     y = fast(layer, x, 0.1)
     y.sum().backward()
     assert y.shape == (0, 6)
