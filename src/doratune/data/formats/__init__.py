@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from doratune.data.formats import (
     alpaca,
     chat,
     classification,
+    columns,
     completion,
     preference,
     sharegpt,
@@ -44,4 +46,7 @@ def to_draft(row: Row, form: Format, section: DataSection) -> Draft | None:
     Raises:
         DataError: The row does not fit the format. The message does not repeat the row's place.
     """
-    return _READERS[form](row, section)
+    draft = _READERS[form](row, section)
+    if draft is None or section.difficulty_column is None:
+        return draft
+    return replace(draft, difficulty=columns.difficulty(row, section.difficulty_column))

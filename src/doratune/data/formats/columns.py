@@ -84,6 +84,23 @@ def group(row: Row, section: DataSection, asked: str) -> str:
     return str(value)
 
 
+def difficulty(row: Row, name: str) -> str | None:
+    """The value of the difficulty column as text; None where it is null or blank.
+
+    Raises:
+        DataError: There is no such column, or it holds neither a string nor a number.
+    """
+    value = column(row, name, "data.difficulty_column")
+    if value is None:
+        return None
+    if not isinstance(value, str | int | float):
+        raise DataError(
+            f"{name} (data.difficulty_column) is {short(value)}; expected a string or a number that "
+            "says how hard the example is, or null"
+        )
+    return str(value).strip() or None
+
+
 def names(row: Row) -> str:
     """The columns of a row, for a message."""
     return ", ".join(map(repr, row.content)) or "none"

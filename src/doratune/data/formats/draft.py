@@ -34,6 +34,8 @@ class Draft:
     """For preference data, the answer that is not preferred, in place of the last turn."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the tools the conversation may use."""
+    difficulty: str | None = None
+    """Value of the recipe's difficulty column; no part of what the example says."""
 
     @cached_property
     def said(self) -> list[str]:
@@ -116,6 +118,7 @@ def to_example(draft: Draft, form: Format, section: DataSection, labels: list[st
         rejected=rejected,
         tools=draft.tools,
         label=draft.label,
+        difficulty=draft.difficulty,
         place=draft.row.place,
     )
 

@@ -34,7 +34,7 @@ ROWS = pa.schema(
         "row": pa.string(),  # JSON text of the row, or of what stands in its place
         "state": pa.uint8(),
         "problem": pa.string(),
-        "draft": pa.string(),  # JSON text of turns, rejected answer and tools
+        "draft": pa.string(),  # JSON text of turns, rejected answer, tools, difficulty
         "label": _STRINGS,
         "identity": pa.uint64(),
         "asked": pa.uint64(),
@@ -80,6 +80,7 @@ class _Said(BaseModel):
     turns: tuple[Message, ...]
     rejected: tuple[Message, ...] | None = None
     tools: list[dict[str, Any]] | None = None
+    difficulty: str | None = None
 
 
 class Columns(NamedTuple):
@@ -173,7 +174,8 @@ def drafts(batch: pa.RecordBatch) -> list[Draft]:
     columns = (batch[name].to_pylist() for name in ("draft", "label", "place"))
     for text, label, place in zip(*columns, strict=True):
         said = _Said.model_validate_json(text)
-        made.append(Draft(Row({}, place), said.turns, label, "", said.rejected, said.tools))
+        rest = (said.rejected, said.tools, said.difficulty)
+        made.append(Draft(Row({}, place), said.turns, label, "", *rest))
     return made
 
 

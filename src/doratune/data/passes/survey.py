@@ -164,6 +164,8 @@ def _written(draft: Draft) -> str:
         parts.append(f'"rejected":[{",".join(rejected)}]')
     if draft.tools is not None:
         parts.append(f'"tools":{_json(draft.tools)}')
+    if draft.difficulty is not None:
+        parts.append(f'"difficulty":{_json(draft.difficulty)}')
     return f"{{{','.join(parts)}}}"
 
 
