@@ -24,7 +24,16 @@ import torch
 
 from benchmarks.parts.rows import Row, write_rows
 
-QUESTIONS = ("train_step", "memory", "layer", "quantized_step", "decode", "enable", "compile")
+QUESTIONS = (
+    "train_step",
+    "memory",
+    "layer",
+    "quantized_step",
+    "decode",
+    "enable",
+    "scoring",
+    "compile",
+)
 UNASKED = ("compile",)
 """Only by name: on a CPU most of the time is the compiler's, minutes per setting."""
 RESULTS = Path(__file__).parent / "results"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import memory, run, table
+from benchmarks import memory, run, scoring, table
 from benchmarks.parts import fused_lora, gate, providers
 from benchmarks.parts.models import OneLayer, noise
 from benchmarks.parts.rows import COLUMNS, OURS, Row, read_rows, rows_of, write_rows
@@ -29,6 +29,8 @@ SLOW = {"compile"}
 def test_every_question_runs_and_writes_valid_rows(question: str, tmp_path: Path) -> None:
     if question == "quantized_step" and not importlib.util.find_spec("bitsandbytes"):
         pytest.skip("bitsandbytes is not installed")
+    if question == "scoring" and (reason := scoring.why_not()):
+        pytest.skip(reason)
     out = tmp_path / "rows.jsonl"
     assert run.run(question, "cpu", True, None, out) == []
     rows = read_rows(out)
@@ -37,10 +39,11 @@ def test_every_question_runs_and_writes_valid_rows(question: str, tmp_path: Path
         assert 0 < row.p20 <= row.p50 <= row.p80
         assert 0 < row.ratio_p20 <= row.ratio_p50 <= row.ratio_p80
         assert row.unit in table.UNITS
-    ours = [row for row in rows if row.provider == OURS]
+    ours = [row for row in rows if row.provider in (OURS, scoring.OURS)]
     settings = {row.setting() for row in rows}
     assert {row.setting() for row in ours} == settings
-    assert {row.ratio_to for row in ours} >= {"one read" if question == "enable" else "peft LoRA"}
+    peer = {"enable": "one read", "scoring": scoring.HFLM}.get(question, "peft LoRA")
+    assert {row.ratio_to for row in ours} >= {peer}
     assert str(tmp_path) not in table.page(rows)
 
 

@@ -13,16 +13,17 @@ class BenchmarksSection(Section):
     """Abilities that were not trained: base against tuned on the same questions."""
 
     tasks: list[str] = []
-    """lm-eval tasks or groups, such as ``mmlu`` or ``arc_easy``, and ``commonsense`` for the eight
-    tasks of the DoRA paper with its prompts. None: not measured."""
+    """lm-eval tasks or groups, such as ``mmlu`` or ``arc_easy``; ``commonsense`` for the eight tasks of
+    the DoRA paper with its prompts and its search for the answer, ``commonsense_likelihood`` for the
+    same by log-likelihood, ``commonsense_piqa`` and so on for one of them. None: not measured."""
     data: str | None = None
     """Folder with local data of ``mmlu`` (``dev`` and ``test``, ``.jsonl`` or ``.jsonl.gz``) and of
-    ``commonsense`` (``<task>.test.jsonl.gz``); the hub otherwise."""
+    ``commonsense`` (``<task>.test``, likewise). Other tasks, and all without a folder, are fetched."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Worked examples before each question; the task's own number when null (5 for ``mmlu``)."""
     max_questions: Positive | None = None
-    """A subset of each benchmark, spread over its subjects; the file says which change it could show.
-    All questions when null."""
+    """A subset of each benchmark, spread over its subjects, and of the texts; the file says which change
+    it could show. All when null."""
     texts: str | None = None
     """Texts from elsewhere, as in ``data.source``, whose perplexity is compared."""
     max_drop_points: Annotated[float, Field(ge=0)] = 2.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from doratune.record.evaluation import Interval, Model
 from doratune.record.schemas import Record, RunFile
 
@@ -27,6 +29,8 @@ class BenchmarkFigures(Record):
     """lm-eval's version of the task, and of lm-eval."""
     metric: str
     """lm-eval's name, such as ``acc`` or ``acc_norm``."""
+    average: Literal["questions", "subjects"] = "questions"
+    """Over what the figures are averaged: every question counts alike, or every subject."""
     num_fewshot: int
     num_questions: int
     num_available: int
@@ -38,7 +42,8 @@ class BenchmarkFigures(Record):
     p_value: float
     """Exact McNemar test."""
     smallest_detectable: float
-    """Smallest true difference that this many questions would show (two-sided 5 %, power 80 %)."""
+    """Smallest true difference that this many questions would show (two-sided 5 %, power 80 %), by the
+    share of questions that only one of the models answered right."""
     passed: bool
     """Whether the drop is within the recipe's ``max_drop_points``."""
     subjects: list[SubjectFigures] = []
@@ -78,10 +83,25 @@ class BenchmarkSample(Record):
     question: int
     """Its number in lm-eval's task."""
     digest: str
-    """lm-eval's hash of the question."""
+    """SHA-256 of what the model was asked: prompt and choices, or settings of the generation."""
     model: Model
     choice: int | None
     """Index of the answer chosen; None for generated answers."""
     correct: bool
     logprobs: list[float] = []
     """Of each choice, nats."""
+    response: str | None = None
+    """What was generated; None where choices were scored."""
+
+
+class TextSample(Record):
+    """One line of ``benchmarks.texts.jsonl``: one model on one text from elsewhere."""
+
+    place: str
+    """``file:line`` of the source."""
+    digest: str
+    """SHA-256 of the text."""
+    model: Model
+    num_tokens: int
+    logprob: float
+    """Of the whole text, nats."""
