@@ -14,7 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -40,16 +40,18 @@ from doratune.record.schemas import (
 )
 from doratune.train.build import build_model
 from doratune.train.checkpoints import resumable_checkpoint
+from doratune.train.epochs import EpochLog
 from doratune.train.optimizer import build_optimizer
 from doratune.train.plan import check_trainable, plan_training
 from doratune.train.steps import StepLog
+from doratune.train.validation import Validation
 
 
 def train_model(run: RunFolder, recipe: Recipe) -> bool:
     """Trains what the recipe says, from the last checkpoint where there is one.
 
-    Reads ``data/train.jsonl`` and ``data/validation.jsonl``; writes ``adapter/``, ``steps.jsonl``
-    and ``train.json``.
+    Reads ``data/train.jsonl`` and ``data/validation.jsonl``; writes ``adapter/``, ``steps.jsonl``,
+    ``train.json`` and, where the recipe says so, ``epochs.jsonl``.
 
     Returns:
         Whether anything was done.
@@ -57,6 +59,7 @@ def train_model(run: RunFolder, recipe: Recipe) -> bool:
     Raises:
         ConfigError: The data is of a kind that cannot be trained on.
         DataError: The recipe demands a review of the data that is not finished or not good enough.
+            Or it wants figures of every epoch, and there is nothing to measure them on.
     """
     data = DataFile.read(run.data)
     check_trainable(data)
@@ -79,7 +82,17 @@ def train_model(run: RunFolder, recipe: Recipe) -> bool:
         _Training(run, recipe, base_path, inputs).run_from(checkpoint)
         shutil.rmtree(run.checkpoints)
 
-    return run.run_stage("train", inputs, [run.adapter, run.steps, run.train], work)
+    outputs = [run.adapter, run.steps, run.train]
+    if recipe.eval.every_epoch:
+        outputs.append(run.epochs)
+    done = run.run_stage("train", inputs, outputs, work)
+    if recipe.eval.every_epoch and not run.epochs.exists():
+        # They change nothing of the adapter, which is therefore not trained again for them.
+        console.print(
+            "There are no figures of every epoch: the adapter was trained without eval.every_epoch. "
+            f"Remove {run.adapter} to train it again."
+        )
+    return done
 
 
 class _Training:
@@ -92,6 +105,9 @@ class _Training:
         self.tokenizer = load_tokenizer(base_path)
         self.train_set = _token_dataset(run, recipe, self.tokenizer, "train")
         self.validation_set = _token_dataset(run, recipe, self.tokenizer, "validation")
+        self.validation = (
+            Validation(run, recipe, self.tokenizer) if recipe.eval.every_epoch else None
+        )
         self.model, self.fast = build_model(recipe, base_path)
 
     def run_from(self, checkpoint: Path | None) -> None:
@@ -106,6 +122,13 @@ class _Training:
             with sittings.open("a") as file:
                 file.write(f"{done}\n")
         with progress_bar() as progress, _full_disk_as_storage_error(self.run.checkpoints):
+            callbacks: list[TrainerCallback] = [
+                StepLog(self.run.steps, done, progress, plan.num_steps)
+            ]
+            if self.validation is None:
+                self.run.epochs.unlink(missing_ok=True)
+            else:
+                callbacks.append(EpochLog(self.run.epochs, done, progress, self.validation))
             trainer = SFTTrainer(
                 model=self.model,
                 args=_trainer_config(self.run, self.recipe, self.tokenizer),
@@ -113,7 +136,7 @@ class _Training:
                 eval_dataset=self.validation_set,
                 processing_class=self.tokenizer,
                 optimizers=build_optimizer(self.model, self.recipe.train, plan.num_steps),
-                callbacks=[StepLog(self.run.steps, done, progress, plan.num_steps)],
+                callbacks=callbacks,
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
