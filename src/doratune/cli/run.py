@@ -18,15 +18,25 @@ def run(recipe: Target, runs: Runs = RUNS) -> None:
 
 
 def run_all(recipe: Recipe, folder: RunFolder) -> None:
-    """Data, train, eval, merge, verify, report; the report is written even if verify fails."""
+    """The stages in their order; the report is written even if verify fails."""
     with opened(recipe, folder):
         try:
             for stage in STAGES:
-                if stage == "eval" and DataFile.read(folder.data).format == "text":
-                    console.print("[bold]eval[/] left out: plain text has no answers to compare")
+                if reason := _left_out(stage, folder, recipe):
+                    console.print(f"[bold]{stage}[/] left out: {reason}")
                 else:
                     run_stage(stage, folder, recipe)
         except VerificationError:
             run_stage("report", folder, recipe)
             raise
         print_summary(folder, recipe)
+
+
+def _left_out(stage: str, folder: RunFolder, recipe: Recipe) -> str | None:
+    """Why a stage has nothing to do for this recipe; None where it has."""
+    if stage == "eval" and DataFile.read(folder.data).format == "text":
+        return "plain text has no answers to compare"
+    wanted = recipe.eval.benchmarks
+    if stage == "benchmarks" and not wanted.tasks and wanted.texts is None:
+        return "the recipe names no eval.benchmarks.tasks or texts"
+    return None
