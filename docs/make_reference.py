@@ -44,21 +44,32 @@ def sections(name: str, section: dict[str, Any], defs: dict[str, Any]) -> list[s
     """The page's part on a section, and those on the sections in it."""
     about = "" if name == "top level" else one_line(section["description"]) + "\n"
     inner = {key: found for key, p in section["properties"].items() if (found := reference_in(p))}
-    # A section that is no list is shown by its own table only.
+    # A section that is always there, and no list, is shown by its own table only.
     plain = {k: p for k, p in section["properties"].items() if "$ref" not in p}
     rows = [table(plain, section.get("required", []))] if plain else []
     parts = ["\n".join(filter(None, [f"## {name}\n", about, *rows]))]
     for key, found in inner.items():
         path = key if name == "top level" else f"{name}.{key}"
-        title = path if key not in plain else f"{path} as a list"
+        title = f"{path} as a list" if is_list(section["properties"][key]) else path
         parts += sections(title, defs[found.rpartition("/")[2]], defs)
     return parts
 
 
+def branches(field: dict[str, Any]) -> list[dict[str, Any]]:
+    """A field that may be one of several kinds as these."""
+    return [field, *field.get("oneOf", []), *field.get("anyOf", [])]
+
+
+def is_list(field: dict[str, Any]) -> bool:
+    """Whether a field holds a list of sections."""
+    return any("$ref" in branch.get("items", {}) for branch in branches(field))
+
+
 def reference_in(field: dict[str, Any]) -> str | None:
     """Where the section that a field holds, itself or in a list, is defined."""
-    branches = [field, *field.get("oneOf", []), *field.get("anyOf", [])]
-    found = (branch.get("$ref") or branch.get("items", {}).get("$ref") for branch in branches)
+    found = (
+        branch.get("$ref") or branch.get("items", {}).get("$ref") for branch in branches(field)
+    )
     return next(filter(None, found), None)
 
 
@@ -73,8 +84,10 @@ def table(properties: dict[str, Any], required: list[str]) -> str:
 
 def values(field: dict[str, Any]) -> str:
     """What may stand there, in words."""
-    if branches := field.get("anyOf") or field.get("oneOf"):
-        return ", or ".join(values(branch) for branch in branches)
+    if kinds := field.get("anyOf") or field.get("oneOf"):
+        return ", or ".join(values(kind) for kind in kinds)
+    if "$ref" in field:
+        return "section"
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:

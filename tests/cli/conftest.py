@@ -29,6 +29,8 @@ class Place:
             "adapter:\n  r: 4\n  lora_alpha: 8\n"
             "train:\n  max_steps: 6\n  batch_size: 4\n  learning_rate: 5e-3\n"
             "verify:\n  num_prompts: 2\n"
+            "eval:\n  completions: {num_prompts: 3, max_new_tokens: 4}\n"
+            "  latency: {seconds: 0.1, long_prompt: 60, num_new_tokens: 2}\n"
         )
 
     def __call__(self, *arguments: object) -> SimpleNamespace:

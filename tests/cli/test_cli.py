@@ -33,15 +33,18 @@ COMMANDS = {
     "check": set(),
     "train": {"--runs"},
     "eval": {"--runs"},
+    "benchmarks": {"--runs"},
+    "completions": {"--runs"},
     "merge": {"--runs"},
     "verify": {"--runs"},
+    "latency": {"--runs"},
     "report": {"--runs"},
     "data prepare": {"--runs"},
     "data show": {"--index", "--split", "--runs"},
     "review data": {"--reviewer", "--runs"},
+    "review completions": {"--reviewer", "--runs"},
 }
 
-    "review completions": {"--reviewer", "--runs"},
 
 def test_the_surface() -> None:
     """A new command or option edits this file."""
@@ -63,12 +66,21 @@ def test_a_whole_run_and_then_nothing_to_do(place: Place) -> None:
     assert first.code == 0, first.err
     assert "Difference on the same examples" in first.out
     figures = EvalFile.read(place.run / "eval" / "test.json")
-    assert figures.base.accuracy is not None
-    assert figures.tuned.accuracy is not None
+    assert figures.differences["accuracy"].value.n == figures.num_examples
     verify = VerifyFile.read(place.run / "verify.json")
     assert verify.passed
     stages = RecordFile.read(place.run / "record.json").stages
-    assert list(stages) == ["data", "train", "eval", "merge", "verify", "report"]
+    assert list(stages) == [
+        "data",
+        "train",
+        "answers",
+        "eval",
+        "completions",
+        "merge",
+        "verify",
+        "latency",
+        "report",
+    ]
     assert "<script" not in (place.run / "report.html").read_text()
 
     merged = AutoModelForCausalLM.from_pretrained(place.run / "merged")
@@ -76,7 +88,7 @@ def test_a_whole_run_and_then_nothing_to_do(place: Place) -> None:
 
     again = place("run", place.recipe)
     assert again.code == 0
-    assert again.err.count("is up to date; nothing to do") == 6
+    assert again.err.count("is up to date; nothing to do") == 8
     assert RecordFile.read(place.run / "record.json").stages == stages
 
     place.edit("num_prompts: 2", "num_prompts: 3")

@@ -19,7 +19,7 @@ def test_plain_text_is_trained_merged_and_verified_without_an_evaluation(place: 
     assert "eval left out: plain text has no answers to compare" in ran.err
     assert "Merged equals sidecar" in ran.out
     stages = RecordFile.read(place.run / "record.json").stages
-    assert list(stages) == ["data", "train", "merge", "verify", "report"]
+    assert list(stages) == ["data", "train", "completions", "merge", "verify", "latency", "report"]
     report = (place.run / "report.html").read_text()
     assert "Whether tuned is better than base was not measured" in report
     alone = place("eval", place.recipe)

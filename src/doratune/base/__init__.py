@@ -3,6 +3,13 @@
 from doratune.base.identity import fingerprint
 from doratune.base.load import load_base, load_tokenizer
 from doratune.base.source import resolve_base
-from doratune.base.tensors import tensor_files
+from doratune.base.tensors import num_bytes, tensor_files
 
-__all__ = ["fingerprint", "load_base", "load_tokenizer", "resolve_base", "tensor_files"]
+__all__ = [
+    "fingerprint",
+    "load_base",
+    "load_tokenizer",
+    "num_bytes",
+    "resolve_base",
+    "tensor_files",
+]

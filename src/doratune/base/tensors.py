@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def tensor_files(path: Path) -> dict[str, Path]:
                 "Fetch index and weights again; they belong to different models."
             )
     return {name: path / file for name, file in place_of.items()}
+
+
+def num_bytes(files: dict[str, Path], itemsize: int) -> int:
+    """Size of all tensors once their floating-point ones take ``itemsize`` bytes a number.
+
+    Args:
+        files: What `tensor_files` returned.
+        itemsize: Of the floating-point numbers; others are taken to have 8 bytes.
+    """
+    total = 0
+    for file in set(files.values()):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (a handle of safetensors cannot be iterated)
+                part = tensors.get_slice(name)
+                floating = part.get_dtype() in ("F32", "BF16", "F16")
+                total += math.prod(part.get_shape()) * (itemsize if floating else 8)
+    return total
 
 
 def _read_index(path: Path) -> dict[str, str]:

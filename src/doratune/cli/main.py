@@ -18,7 +18,16 @@ from doratune.cli.init import init
 from doratune.cli.quickstart import quickstart
 from doratune.cli.review import review
 from doratune.cli.run import run
-from doratune.cli.stages import evaluate, merge, report, train, verify
+from doratune.cli.stages import (
+    benchmarks,
+    completions,
+    evaluate,
+    latency,
+    merge,
+    report,
+    train,
+    verify,
+)
 from doratune.errors import DoratuneError, StorageError
 
 app = typer.Typer(
@@ -46,8 +55,11 @@ app.add_typer(data, name="data")
 app.add_typer(review, name="review")
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(benchmarks)
+app.command()(completions)
 app.command()(merge)
 app.command()(verify)
+app.command()(latency)
 app.command()(report)
 
 

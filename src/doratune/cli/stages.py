@@ -6,10 +6,14 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from rich.console import Console
+
 from doratune.cli.options import Runs, Target, opened, read_target
+from doratune.cli.summary import print_figures
 from doratune.errors import ConfigError, DependencyError
 from doratune.progress import console
 from doratune.recipe import Recipe
+from doratune.record.evaluation import EvalFile
 from doratune.record.run_folder import RunFolder
 
 RUNS = Path("runs")
@@ -20,8 +24,11 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "data": ("", "", "doratune.data:prepare_data"),
     "train": ("data", "data", "doratune.train:train_model"),
     "eval": ("adapter", "train", "doratune.evaluate:evaluate_models"),
+    "benchmarks": ("adapter", "train", "doratune.evaluate.benchmarks:evaluate_benchmarks"),
+    "completions": ("adapter", "train", "doratune.evaluate.completions:write_completions"),
     "merge": ("adapter", "train", "doratune.ship:merge_adapter"),
     "verify": ("merged", "merge", "doratune.ship:verify_merged"),
+    "latency": ("merged", "merge", "doratune.evaluate.latency:measure_latency"),
     "report": ("", "", "doratune.report:write_report"),
 }
 
@@ -34,12 +41,17 @@ def run_stage(stage: str, run: RunFolder, recipe: Recipe) -> bool:
             f"{run.path} has no {needs} yet, which `{stage}` starts from. "
             f"Run `doratune {maker}` first, or `doratune run` for all stages."
         )
-    done = _load(door)(run, recipe)
+    done = load_door(door)(run, recipe)
     console.print(f"[bold]{stage}[/] {'done' if done else 'is up to date; nothing to do'}")
     return done
 
 
-def _load(door: str) -> Callable[[RunFolder, Recipe], bool]:
+def load_door(door: str) -> Callable[[RunFolder, Recipe], bool]:
+    """The door of a stage, by module and name.
+
+    Raises:
+        DependencyError: A package that it needs is missing.
+    """
     module, _, name = door.partition(":")
     try:
         return getattr(import_module(module), name)
@@ -66,7 +78,20 @@ def train(recipe: Target, runs: Runs = RUNS) -> None:
 
 def evaluate(recipe: Target, runs: Runs = RUNS) -> None:
     """Evaluate the base and the tuned model on the test split."""
-    stage_command("eval", recipe, runs)
+    loaded, run = read_target(recipe, runs)
+    with opened(loaded, run):
+        run_stage("eval", run, loaded)
+        print_figures(EvalFile.read(run.eval_file(loaded.eval.task)), Console())
+
+
+def benchmarks(recipe: Target, runs: Runs = RUNS) -> None:
+    """Compare base and tuned model on public benchmarks and on texts from elsewhere."""
+    stage_command("benchmarks", recipe, runs)
+
+
+def completions(recipe: Target, runs: Runs = RUNS) -> None:
+    """Let base and tuned answer test prompts and edge cases, to be read and reviewed."""
+    stage_command("completions", recipe, runs)
 
 
 def merge(recipe: Target, runs: Runs = RUNS) -> None:
@@ -77,6 +102,11 @@ def merge(recipe: Target, runs: Runs = RUNS) -> None:
 def verify(recipe: Target, runs: Runs = RUNS) -> None:
     """Prove that the merged model is the base with its adapter."""
     stage_command("verify", recipe, runs)
+
+
+def latency(recipe: Target, runs: Runs = RUNS) -> None:
+    """Measure how long base, base with adapter, and merged model take."""
+    stage_command("latency", recipe, runs)
 
 
 def report(recipe: Target, runs: Runs = RUNS) -> None:

@@ -100,9 +100,8 @@ def stored_dtype(path: Path) -> str:
     for file in set(files.values()):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (a handle of safetensors cannot be iterated)
-                counts[tensors.get_slice(name).get_dtype()] += _numel(
-                    tensors.get_slice(name).get_shape()
-                )
+                part = tensors.get_slice(name)
+                counts[part.get_dtype()] += math.prod(part.get_shape())
     found = counts.most_common(1)[0][0] if counts else "nothing"
     if found not in _STORED:
         raise ModelError(
@@ -110,19 +109,3 @@ def stored_dtype(path: Path) -> str:
             "Merge into the unquantised model."
         )
     return _STORED[found]
-
-
-def num_bytes(files: dict[str, Path], dtype: torch.dtype) -> int:
-    """Size of all tensors once their floating-point ones have the given dtype."""
-    total = 0
-    for file in set(files.values()):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                part = tensors.get_slice(name)
-                floating = part.get_dtype() in _STORED
-                total += _numel(part.get_shape()) * (dtype.itemsize if floating else 8)
-    return total
-
-
-def _numel(shape: list[int]) -> int:
-    return math.prod(shape)

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from doratune.adapter import LayerDelta
-from doratune.base.tensors import INDEX, WEIGHTS
+from doratune.base.tensors import INDEX, WEIGHTS, num_bytes
 from doratune.errors import AdapterError, ModelError, StorageError
 from doratune.progress import track
 from doratune.record.files import replacing
-from doratune.record.schemas import ORIGIN
-from doratune.ship.checkpoint import DTYPES, Plan, num_bytes, plan_merge
+from doratune.record.schemas import ORIGIN, AdapterOrigin
+from doratune.ship.checkpoint import DTYPES, Plan, plan_merge
 from doratune.ship.weight import merged_weight
 
 _WEIGHT_SUFFIXES = {
@@ -59,7 +59,7 @@ def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merg
         StorageError: There is too little space, or the folder cannot be written.
     """
     plan = plan_merge(base_path, adapter_path)
-    _check_space(target, num_bytes(plan.files, DTYPES[dtype]))
+    _check_space(target, num_bytes(plan.files, DTYPES[dtype].itemsize))
     with replacing(target) as folder:
         folder.mkdir()
         _copy_others(base_path, folder)
