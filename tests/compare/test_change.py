@@ -10,11 +10,13 @@ from scipy.stats import bootstrap, linregress, pearsonr
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from doratune.adapter.origin import file_digests
 from doratune.compare.change import changed, correlate_changes, matrix_changes
 from doratune.errors import AdapterError, ModelError
 from doratune.recipe import Recipe, write_recipe
 from doratune.record.comparison import Arm, MatrixChange
 from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import ORIGIN, AdapterOrigin
 from tests.adapter.models import gpt2
 from tests.ship.adapters import edit_tensors, peft_merged, save_adapter
 from tests.tiny import save_tiny
@@ -30,19 +32,25 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
 
 
-def run_folder(path: Path, **adapter: object) -> RunFolder:
+def run_folder(path: Path, quantize: str | None = None, **adapter: object) -> RunFolder:
     run = RunFolder(path)
     path.mkdir(parents=True)
     recipe = Recipe.model_validate(
         {
             "name": "x",
-            "model": {"source": "base"},
+            "model": {"source": "base", "quantize": quantize},
             "data": {"source": "d.jsonl"},
             "adapter": adapter,
         }
     )
     write_recipe(run.recipe, recipe)
     return run
+
+
+def signed(run: RunFolder) -> None:
+    """Makes the record speak of the adapter's files as they are, as training does."""
+    origin = AdapterOrigin.read(run.adapter / ORIGIN)
+    origin.model_copy(update={"files": file_digests(run.adapter)}).write(run.adapter / ORIGIN)
 
 
 def truth(before: Tensor, after: Tensor) -> tuple[float, float]:
@@ -58,6 +66,7 @@ def test_adapters_against_pefts_merged_weights(
 ) -> None:
     run = run_folder(tmp_path / "run")
     save_adapter(base, run.adapter, use_dora=dora)
+    signed(run)
     changes = matrix_changes(run, base, arm, seed=3)
     assert len(changes) == 14
     assert {(change.arm, change.seed) for change in changes} == {(arm, 3)}
@@ -111,6 +120,7 @@ def test_weights_that_are_stored_transposed(arm: Arm, tmp_path: Path) -> None:
         tensors = load_file(run.adapter / "model.safetensors")
     else:
         save_adapter(base, run.adapter, fan_in_fan_out=True)
+        signed(run)
         tensors = peft_merged(base, run.adapter)
     before = load_file(base / "model.safetensors")
     changes = matrix_changes(run, base, arm, seed=0)
@@ -127,7 +137,7 @@ def test_weights_that_are_stored_transposed(arm: Arm, tmp_path: Path) -> None:
 def test_a_quantised_base_is_what_its_layers_multiply_with(base: Path, tmp_path: Path) -> None:
     """A QDoRA adapter at its start has moved nothing, though its magnitudes are not those of W."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    run = run_folder(tmp_path / "run")
+    run = run_folder(tmp_path / "run", quantize="nf4")
     save_adapter(base, run.adapter)
     weights = load_file(base / "model.safetensors")
     file = run.adapter / "adapter_model.safetensors"
@@ -138,15 +148,18 @@ def test_a_quantised_base_is_what_its_layers_multiply_with(base: Path, tmp_path:
             quantised = bitsandbytes.nn.Params4bit(
                 weights[f"{layer}.weight"], requires_grad=False, quant_type="nf4"
             ).to("cpu")
-            dense = bitsandbytes.functional.dequantize_4bit(quantised.data, quantised.quant_state)
-            tensors[name] = dense.norm(dim=1)
+            weight = bitsandbytes.functional.dequantize_4bit(quantised.data, quantised.quant_state)
+            tensors[name] = weight.norm(dim=1)
         elif "lora_B" in name:
             tensors[name] = torch.zeros_like(tensors[name])
     save_file(tensors, file, metadata={"format": "pt"})
+    signed(run)
     for change in matrix_changes(run, base, "qdora", seed=0):
         assert change.magnitude_change < 1e-6
         assert change.direction_change < 1e-12
-    assert all(c.magnitude_change > 1e-4 for c in matrix_changes(run, base, "dora", seed=0))
+    dense = run_folder(tmp_path / "dense")
+    run.adapter.rename(dense.adapter)
+    assert all(c.magnitude_change > 1e-4 for c in matrix_changes(dense, base, "dora", seed=0))
 
 
 def test_pieces_of_a_matrix_and_its_zero_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from doratune.record.comparison import PairFigures
 from tests.compare.training import NUM_TEST, STEPS, trainings
 from tests.compare.trials import World, draw, judged
 
-REPEATS = 400
+REPEATS = 200
 ERROR = 0.001
 """Chance that sampling alone goes beyond a bound here."""
 NUM_SEEDS = 20
@@ -42,7 +42,7 @@ def test_simulated_effects_of_the_stated_size_are_found(num_seeds: int, num_exam
     rng = np.random.default_rng([num_seeds, num_examples, 1])
     stated = [
         compare_pair(*draw(world, num_seeds, num_examples, 0.0, rng)).smallest_detectable
-        for _ in range(100)
+        for _ in range(60)
     ]
     effect = float(np.mean(stated))
     found = [

@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from doratune.adapter import enable_fast_dora
 from tests.tiny import tiny_model
 
-NUM_TRAIN, NUM_TEST, LENGTH = 400, 4000, 8
-STEPS = 60
+NUM_TRAIN, NUM_TEST, LENGTH = 400, 4000, 4
+STEPS = 16
 LABELS = [2, 3]
 """Tokens of the two answers."""
-FIRST, NUM_SYMBOLS = 10, 24
+FIRST, NUM_SYMBOLS = 10, 12
 FLIPPED = 0.1
 """Share of wrong labels: no model can be right everywhere."""
 
@@ -48,7 +48,7 @@ def trained(seed: int, num_steps: int = STEPS) -> NDArray[np.float64]:
     enable_fast_dora(model)
     inputs, labels = examples(NUM_TRAIN, seed=1)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=5e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     model.train()
     for _ in range(num_steps):
         rows = torch.randint(NUM_TRAIN, (32,))

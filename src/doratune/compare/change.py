@@ -52,7 +52,7 @@ def matrix_changes(run: RunFolder, base_path: Path, arm: Arm, seed: int) -> list
 
     Needs the run's ``adapter/`` folder, or for full fine-tuning the model there: call it before that is
     deleted. Of a fully fine-tuned model, the matrices are those that the recipe's ``target_modules``
-    name. With ``qlora`` and ``qdora``, W0 is the dequantised NF4 weight, from which these start.
+    name. Over a quantised base, W0 is the dequantised NF4 weight, which training started from.
 
     Args:
         run: The run folder of the job, trained.
@@ -65,7 +65,10 @@ def matrix_changes(run: RunFolder, base_path: Path, arm: Arm, seed: int) -> list
         ModelError: Weights are missing, damaged or quantised.
     """
     plan = plan_merge(base_path, run.adapter)
-    pairs = _full(run, base_path) if plan.method == "full" else _adapted(plan, run, base_path, arm)
+    quantized = load_recipe(run.recipe).model.quantize == "nf4"
+    pairs = (
+        _full(run, base_path) if plan.method == "full" else _adapted(plan, run.adapter, quantized)
+    )
     return [
         MatrixChange(
             arm=arm,
@@ -137,13 +140,13 @@ def changed(W_OI: Tensor, tuned_OI: Tensor) -> tuple[Tensor, Tensor]:
 _Changes = Iterator[tuple[str, tuple[Tensor, Tensor]]]
 
 
-def _adapted(plan: Plan, run: RunFolder, base_path: Path, arm: Arm) -> _Changes:
+def _adapted(plan: Plan, adapter_path: Path, quantized: bool) -> _Changes:
     for name, layer in plan.layers.items():
         delta = plan.deltas[name]
         weight = read_tensor(plan.files, name)
-        check_fit(layer, weight, delta, run.adapter)
+        check_fit(layer, weight, delta, adapter_path)
         weight = weight.float()
-        if arm in ("qlora", "qdora"):
+        if quantized:
             weight = _through_nf4(weight)
         tuned = merged_weight(weight, delta)
         if delta.fan_in_fan_out:
