@@ -16,7 +16,7 @@ console = Console(stderr=True)
 _BIDIRECTIONAL = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
-def progress_bar() -> Progress:
+def progress_bar(*, hidden: bool = False) -> Progress:
     """A bar with count and remaining time, which vanishes when it is done."""
     return Progress(
         TextColumn("{task.description}"),
@@ -26,7 +26,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=hidden or not console.is_terminal,
     )
 
 
