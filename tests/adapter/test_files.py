@@ -1,43 +1,32 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from doratune import load_adapter
 from doratune.adapter import read_adapter
 from doratune.adapter.tuned import load_tuned
-from doratune.base import fingerprint
 from doratune.errors import AdapterError
-from doratune.record.schemas import ORIGIN, AdapterOrigin
+from tests.adapter.folders import (
+    Q,
+    Tensors,
+    edit_config,
+    edit_tensors,
+    save_adapter,
+    write_origin,
+)
 from tests.adapter.models import gpt2, tokens, with_dora
 from tests.tiny import save_tiny, tiny_model
-
-Q = "base_model.model.model.layers.0.self_attn.q_proj"
-Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    with_dora(tiny_model(), trained=True).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
-
-
-def edit_tensors(adapter: Path, change: Callable[[Tensors], object]) -> None:
-    file = adapter / "adapter_model.safetensors"
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file)
-
-
-def edit_config(adapter: Path, **values: object) -> None:
-    file = adapter / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return save_adapter(tmp_path / "adapter")
 
 
 def test_reads_what_peft_wrote(adapter: Path) -> None:
@@ -95,6 +84,50 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
         lambda t: t[f"{Q}.lora_magnitude_vector"].zero_(),
         "q_proj: every magnitude is zero",
     ),
+    "turned magnitude": (
+        lambda t: t[f"{Q}.lora_magnitude_vector"][5].neg_(),
+        r"q_proj: the magnitude of output feature 5 is -.* the layer's median is .*; expected norms",
+    ),
+    "integers": (
+        lambda t: t.update({f"{Q}.lora_A.weight": torch.ones(4, 32, dtype=torch.int8)}),
+        "stores .*q_proj.lora_A.weight as I8; expected one of F32, F16, BF16",
+    ),
+    "float64": (
+        lambda t: t.update({f"{Q}.lora_A.weight": torch.ones(4, 32, dtype=torch.float64)}),
+        "as F64; expected one of",
+    ),
+    "magnitude as a row": (
+        lambda t: t.update({f"{Q}.lora_magnitude_vector": torch.ones(1, 32)}),
+        r"lora_magnitude_vector has shape \(1, 32\); expected \(32,\)",
+    ),
+    "without prefix": (
+        lambda t: t.update({f"{Q[17:]}.lora_A.weight": t.pop(f"{Q}.lora_A.weight")}),
+        r"holds model.layers.0.self_attn.q_proj.lora_A.weight, which is no tensor of a linear",
+    ),
+    "twice": (
+        lambda t: t.update({f"{Q}.lora_magnitude_vector.weight": torch.ones(32)}),
+        r"holds .*lora_magnitude_vector.weight, which is no tensor of a linear",
+    ),
+    "names in memory": (
+        lambda t: t.update(
+            {f"{Q}.lora_magnitude_vector.default.weight": t.pop(f"{Q}.lora_magnitude_vector")}
+        ),
+        r"in another format: PEFT's names in memory .* Convert it with `doratune adapter convert`",
+    ),
+    "a layer that is not targeted": (
+        lambda t: t.update(
+            {
+                "base_model.model.lm_head.lora_A.weight": torch.ones(4, 32),
+                "base_model.model.lm_head.lora_B.weight": torch.ones(400, 4),
+                "base_model.model.lm_head.lora_magnitude_vector": torch.ones(400),
+            }
+        ),
+        r"layer lm_head: adapter_config.json does not adapt it \(target_modules",
+    ),
+    "a whole tensor": (
+        lambda t: t.update({"base_model.model.model.norm.weight": torch.ones(32)}),
+        r"holds base_model.model.model.norm.weight whole, but .* in modules_to_save \(\[\]\)",
+    ),
     "wrong rank": (
         lambda t: t.update(
             {f"{Q}.lora_A.weight": torch.ones(3, 32), f"{Q}.lora_B.weight": torch.ones(32, 3)}
@@ -135,11 +168,59 @@ def test_magnitudes_that_the_config_denies_are_refused(adapter: Path) -> None:
         ({"peft_type": "LOHA"}, "says peft_type 'LOHA'; expected 'LORA'"),
         ({"r": 0}, "says r 0; expected a positive number"),
         ({"lora_alpha": None}, "says lora_alpha None"),
+        ({"lora_alpha": float("inf")}, "says lora_alpha inf; expected a positive number"),
+        ({"r": 4.5}, "says r 4.5; expected a positive number that is whole"),
+        ({"use_dora": "yes"}, "says use_dora 'yes'; expected true or false"),
+        ({"rank_pattern": {"q_proj": 0}}, "says rank_pattern .*; expected positive numbers by mod"),
+        ({"alpha_pattern": {"(": 1}}, "says alpha_pattern .*; expected names that are regular exp"),
+        ({"bias": "some"}, "says bias 'some'; expected 'none', 'all' or 'lora_only'"),
+        ({"target_modules": []}, r"says target_modules \[\]; expected module names"),
+        (
+            {"layer_replication": [[0, 2]]},
+            "sets layer_replication to .* repeats layers of the base",
+        ),
+        ({"use_future": 1}, "sets use_future to 1, which PEFT here does not know and would ignore"),
+        ({"init_lora_weights": "pissa"}, "says init_lora_weights 'pissa', an initialisation that"),
+        ({"target_modules": "("}, "does not say which modules it adapts"),
+        ({"layers_pattern": "layers"}, "PEFT does not accept this adapter_config.json"),
     ],
 )
 def test_faulty_configs_are_refused(adapter: Path, values: dict[str, object], message: str) -> None:
     edit_config(adapter, **values)
     with pytest.raises(AdapterError, match=message):
+        read_adapter(adapter)
+
+
+def test_all_problems_are_counted(adapter: Path) -> None:
+    edit_tensors(adapter, lambda t: [t.pop(key) for key in list(t) if "magnitude" in key])
+    with pytest.raises(AdapterError, match=r"There are 14 problems; see `doratune inspect"):
+        read_adapter(adapter)
+
+
+def test_links_and_folders_in_the_place_of_files(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    file.rename(adapter.parent / "elsewhere.safetensors")
+    file.symlink_to(adapter.parent / "elsewhere.safetensors")
+    assert len(read_adapter(adapter).layers) == 14  # as in the hub's cache
+    file.unlink()
+    file.symlink_to("nowhere")
+    with pytest.raises(AdapterError, match="is a link to nowhere, where there is no file"):
+        read_adapter(adapter)
+    file.unlink()
+    file.symlink_to(file.name)
+    with pytest.raises(AdapterError, match=r"is a link to adapter_model.safetensors, where there"):
+        read_adapter(adapter)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(AdapterError, match=r"holds no adapter_model.safetensors: it is no file"):
+        read_adapter(adapter)
+
+
+def test_a_header_that_claims_too_much(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes((10**12).to_bytes(8, "little") + data[8:])
+    with pytest.raises(AdapterError, match=r"cannot be read: .*[Hh]eader.* Is it a complete copy"):
         read_adapter(adapter)
 
 
@@ -165,7 +246,8 @@ def test_broken_files_are_refused(adapter: Path, tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(adapter: Path) -> None:
     with pytest.raises(
-        AdapterError, match=r"adapts the layer model.layers.0.mlp.down_proj, which this GPT2"
+        AdapterError,
+        match=r"layer model.layers.0.mlp.down_proj: the adapter adapts it, and this GPT2",
     ):
         load_adapter(gpt2(), adapter)
     with pytest.raises(
@@ -174,19 +256,29 @@ def test_another_architecture_is_refused(adapter: Path) -> None:
         load_adapter(tiny_model(intermediate_size=56), adapter)
 
 
+def test_a_refused_adapter_leaves_the_base_as_it_was(adapter: Path) -> None:
+    base = tiny_model(seed=1)
+    names, expected = dict(base.named_modules()).keys(), base(tokens()).logits
+    with pytest.raises(AdapterError, match="do not belong to the weights"):
+        load_adapter(base, adapter)
+    assert dict(base.named_modules()).keys() == names
+    assert all(parameter.requires_grad for parameter in base.parameters())
+    assert torch.equal(base(tokens()).logits, expected)
+    assert load_adapter(base, adapter, any_base=True)(tokens()).logits.isfinite().all()
+
+
+def test_a_conv1d_flag_on_linear_layers_is_refused(adapter: Path) -> None:
+    edit_config(adapter, fan_in_fan_out=True)
+    edit_tensors(adapter, lambda t: [t.pop(k) for k in list(t) if "q_proj" not in k])
+    edit_config(adapter, target_modules=["q_proj"])
+    with pytest.raises(AdapterError, match="says fan_in_fan_out true, but this layer is a Linear"):
+        load_adapter(tiny_model(), adapter)
+
+
 def test_another_base_of_the_same_shape_is_refused(
     adapter: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    AdapterOrigin(
-        method="dora",
-        base_source="the/base",
-        base_fingerprint=fingerprint(tiny_base),
-        data_digest="d",
-        data_ordered_digest="o",
-        split_digests={"train": "t"},
-        recipe_digest="r",
-        doratune="0",
-    ).write(adapter / ORIGIN)
+    write_origin(adapter, tiny_base)
     model = load_tuned(tiny_base, adapter)
     assert model(tokens()).logits.shape == (3, 17, 400)
     other = save_tiny(tmp_path / "other", seed=1)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from doratune.errors import AdapterError, ModelError
 from doratune.ship.checkpoint import plan_merge, stored_dtype
-from tests.ship.adapters import edit_tensors, save_adapter
+from tests.ship.adapters import edit_config, edit_tensors, save_adapter, write_origin
 from tests.tiny import save_tiny
 
 LAYER = "model.layers.0.self_attn.q_proj"
@@ -39,6 +39,8 @@ def test_a_layer_the_base_lacks_is_named_with_the_nearest(
 ) -> None:
     shutil.copytree(adapter, tmp_path / "a")
     rename(tmp_path / "a" / "adapter_model.safetensors", "layers.1.mlp.up_proj", "layers.1.mlp.upp")
+    edit_config(tmp_path / "a" / "adapter_config.json", target_modules=".*proj|.*upp")
+    write_origin(base, tmp_path / "a", "dora")
     with pytest.raises(
         AdapterError,
         match=r"adapts model\.layers\.1\.mlp\.upp\.weight, which .* nearest name there is "

@@ -198,6 +198,7 @@ def test_a_misshapen_saved_module_is_refused(base: Path, adapter: Path, tmp_path
         broken / "adapter_model.safetensors",
         base_model__model__model__norm__weight=torch.ones(31),
     )
+    edit_config(broken / "adapter_config.json", modules_to_save=["norm"])
     match = re.escape("holds model.norm.weight whole, with shape (31,); the base's has (32,)")
     assert_refused(base, broken, tmp_path / "merged", AdapterError, match)
 
@@ -224,7 +225,7 @@ def test_a_value_beyond_the_precision_is_refused(base: Path, tmp_path: Path) -> 
 
 
 def test_a_quantised_layer_is_refused(base: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(base, tmp_path / "adapter")
+    adapter = save_adapter(base, tmp_path / "adapter", magnitude_spread=0.02)
     (adapter / "doratune.json").unlink()
     packed = shutil.copytree(base, tmp_path / "base")
     edit_tensors(

@@ -15,7 +15,7 @@ from doratune.record.files import digest_path, write_jsonl
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Example, MergeFile, Message, RecordFile, VerifyFile
 from doratune.ship import merge_adapter, verify_merged
-from tests.ship.adapters import edit_tensors
+from tests.ship.adapters import edit_tensors, write_origin
 from tests.tiny import save_tiny
 
 
@@ -82,7 +82,7 @@ def test_precision_of_the_merged_model(
     run: RunFolder, tmp_path: Path, stored: str, model: str, merge: str, expected: str
 ) -> None:
     base = save_tiny(tmp_path / "base", getattr(torch, stored))
-    (run.adapter / "doratune.json").unlink()
+    write_origin(base, run.adapter, "dora")
     recipe = recipe_for(base, model={"dtype": model}, merge={"dtype": merge})
     merge_adapter(run, recipe)
     assert MergeFile.read(run.merge).dtype == expected

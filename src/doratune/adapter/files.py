@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from doratune.adapter.config import (
+    config_problems,
+    is_targeted,
+    peft_config,
+    rank_of,
+    read_config,
+    scaling_of,
+)
+from doratune.adapter.formats import recognise
 from doratune.errors import AdapterError
 
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
+_PARTS = {
+    "lora_A.weight": "lora_A",
+    "lora_B.weight": "lora_B",
+    MAGNITUDE: MAGNITUDE,
+    f"{MAGNITUDE}.weight": MAGNITUDE,
+}
+_DTYPES = ("F32", "F16", "BF16")
+_TURNED = 0.1
+"""A magnitude below zero turns its feature round. Training starts from a norm and moves all
+magnitudes of a layer about equally far, so it carries only those past zero that began near it:
+refused where it is further below zero than this part of the layer's median."""
 
 
 class LayerDelta(NamedTuple):
@@ -42,122 +61,224 @@ class AdapterWeights(NamedTuple):
     """Full tensors that take the place of the base's, by name."""
 
 
+class AdapterFolder(NamedTuple):
+    """What lies in an adapter folder, not checked yet."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    parts: dict[str, dict[str, Tensor]]
+    """``lora_A``, ``lora_B`` and ``lora_magnitude_vector`` by layer."""
+    saved: dict[str, Tensor]
+    """Full tensors by name."""
+    strange: list[str]
+    """Keys that PEFT would drop without a word, and keys of layers that are not linear."""
+
+
 def read_adapter(path: Path) -> AdapterWeights:
     """Reads a LoRA or DoRA adapter folder, on the CPU.
 
     Raises:
         AdapterError: The folder is not a complete adapter: a file is missing or broken, a tensor is
-            missing, misshapen or not finite, or magnitudes and ``use_dora`` contradict each other.
+            missing, misshapen or not finite, or tensors and configuration contradict each other.
     """
-    config = _read_config(path)
-    tensors = _read_tensors(path)
-    parts: dict[str, dict[str, Tensor]] = {}
-    saved: dict[str, Tensor] = {}
+    folder = open_adapter(path)
+    problems = list(find_problems(folder))
+    if problems:
+        more = f" There are {len(problems)} problems; see `doratune inspect {path}`."
+        joint = ", " if problems[0].startswith("layer ") else ": "
+        raise AdapterError(f"{path}{joint}{problems[0]}{more if len(problems) > 1 else ''}")
+    return weights_of(folder)
+
+
+def open_adapter(path: Path) -> AdapterFolder:
+    """Reads the files of a folder without judging what they say.
+
+    Raises:
+        AdapterError: One cannot be read.
+    """
+    config = read_config(path)
+    tensors = read_tensors(_weights_file(path))
+    folder = AdapterFolder(config, tensors, {}, {}, [])
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
-        layer, _, part = name.removesuffix(".weight").rpartition(".")
-        if part in ("lora_A", "lora_B", MAGNITUDE):
-            parts.setdefault(layer, {})[part] = tensor
-        elif "lora_" in name:
-            raise AdapterError(
-                f"{path / 'adapter_model.safetensors'} holds {key}, which is no tensor of a linear "
-                "LoRA or DoRA layer (lora_A, lora_B, lora_magnitude_vector). Was it trained with "
-                "another method, or on embeddings or convolutions? These are not supported yet."
-            )
+        end = next((end for end in _PARTS if name.endswith(f".{end}")), None)
+        part = _PARTS.get(end or "", "")
+        layer = name.removesuffix(f".{end}")
+        if not key.startswith(PREFIX) or (part and part in folder.parts.get(layer, {})):
+            folder.strange.append(key)
+        elif part:
+            folder.parts.setdefault(layer, {})[part] = tensor
+        elif "lora_" in name or recognise([key]):
+            folder.strange.append(key)
         else:
-            saved[name] = tensor
-    if not parts:
-        raise AdapterError(f"{path} holds no lora_A or lora_B tensor; it adapts nothing.")
-    layers = {layer: _check(path, config, layer, found) for layer, found in sorted(parts.items())}
-    return AdapterWeights(config, layers, saved)
+            folder.saved[name] = tensor
+    return folder
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "adapter_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{path} is no adapter folder: it has no adapter_config.json.") from None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{file} cannot be read: {error}.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+def _weights_file(path: Path) -> Path:
+    file = path / WEIGHTS
+    if file.is_file():
+        return file
+    pickled = [p for p in sorted(path.iterdir()) if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+    if pickled:
         raise AdapterError(
-            f"{file} says peft_type {found!r}; expected 'LORA', which includes DoRA."
-        )
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int | float) or config[key] <= 0:
-            raise AdapterError(
-                f"{file} says {key} {config.get(key)!r}; expected a positive number."
-            )
-    return config
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    file = path / "adapter_model.safetensors"
-    if not file.exists():
-        pickled = path / "adapter_model.bin"
-        raise AdapterError(
-            f"{pickled} is a pickle file, which can run code when it is opened and is refused. "
+            f"{pickled[0]} is a pickle file, which can run code when it is opened and is refused. "
             "Save the adapter again with safetensors."
-            if pickled.exists()
-            else f"{path} holds no adapter_model.safetensors."
         )
+    if file.is_symlink():
+        raise AdapterError(
+            f"{file} is a link to {file.readlink()}, where there is no file. Copy the adapter again "
+            "with what its links lead to."
+        )
+    found = "is no file" if file.exists() else "is not there"
+    raise AdapterError(f"{path} holds no {WEIGHTS}: it {found}. Take a complete copy.")
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file of floating-point numbers.
+
+    Raises:
+        AdapterError: It is damaged, or holds another kind of numbers.
+    """
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (a handle of safetensors cannot be iterated)
+                dtype = tensors.get_slice(name).get_dtype()
+                if dtype not in _DTYPES:
+                    raise AdapterError(
+                        f"{file} stores {name} as {dtype}; expected one of {', '.join(_DTYPES)}. "
+                        "The adapter has been quantised or damaged; take the original."
+                    )
+            return {name: tensors.get_tensor(name) for name in sorted(tensors.keys())}
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, AdapterError):
+            raise
         raise AdapterError(f"{file} cannot be read: {error}. Is it a complete copy?") from error
 
 
-def _check(path: Path, config: dict[str, Any], layer: str, found: dict[str, Tensor]) -> LayerDelta:
-    def fail(what: str) -> AdapterError:
-        return AdapterError(f"{path}, layer {layer}: {what}")
+def weights_of(folder: AdapterFolder) -> AdapterWeights:
+    """The content of a folder that has no problems."""
+    config = folder.config
+    layers = {}
+    for layer, found in sorted(folder.parts.items()):
+        magnitude = found.get(MAGNITUDE)
+        layers[layer] = LayerDelta(
+            found["lora_A"],
+            found["lora_B"],
+            None if magnitude is None else magnitude.float(),
+            scaling_of(config, layer),
+            bool(config.get("fan_in_fan_out")),
+        )
+    return AdapterWeights(config, layers, folder.saved)
 
+
+def find_problems(folder: AdapterFolder) -> Iterator[str]:
+    """Everything for which the adapter is refused, without looking at any base."""
+    wrong = list(config_problems(folder.config))
+    yield from wrong
+    if wrong:
+        return
+    form = recognise(folder.tensors)
+    if form is not None:
+        yield (
+            f"it is in another format: {form}. PEFT would drop the magnitudes without a word. "
+            "Convert it with `doratune adapter convert`."
+        )
+        return
+    for key in folder.strange:
+        yield (
+            f"{WEIGHTS} holds {key}, which is no tensor of a linear LoRA or DoRA layer "
+            f"({PREFIX}... with lora_A.weight, lora_B.weight, {MAGNITUDE}). Was it trained with "
+            "another method, or on embeddings or convolutions? These are not supported yet."
+        )
+    if not folder.parts:
+        yield f"it holds no lora_A or lora_B tensor and adapts nothing. Expected {WEIGHTS} of PEFT."
+    for layer, found in sorted(folder.parts.items()):
+        for problem in _layer_problems(folder.config, layer, found):
+            yield f"layer {layer}: {problem}"
+    yield from _coverage_problems(folder)
+
+
+def _layer_problems(config: dict[str, Any], layer: str, found: dict[str, Tensor]) -> Iterator[str]:
     missing = [name for name in ("lora_A", "lora_B") if name not in found]
     if missing:
-        raise fail(f"{' and '.join(missing)} missing; the file is not a complete adapter.")
-    A, B, magnitude = found["lora_A"], found["lora_B"], found.get(MAGNITUDE)
+        yield f"{' and '.join(missing)} missing; the file is not a complete adapter."
+        return
+    A, B = found["lora_A"], found["lora_B"]
     if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
-        raise fail(
-            f"lora_A has shape {tuple(A.shape)} and lora_B {tuple(B.shape)}; "
-            "expected (r, in_features) and (out_features, r)."
+        yield (
+            f"lora_A has shape {tuple(A.shape)} and lora_B {tuple(B.shape)}; expected (r, "
+            "in_features) and (out_features, r)."
         )
-    rank = _pattern(config.get("rank_pattern"), layer, config["r"])
+        return
+    rank = rank_of(config, layer)
     if A.shape[0] != rank:
-        raise fail(f"lora_A has rank {A.shape[0]}, but adapter_config.json says {rank}.")
-    if config.get("use_dora") and magnitude is None:
-        raise fail(
-            "adapter_config.json says use_dora, but there is no lora_magnitude_vector. The magnitude "
-            "was lost when the adapter was saved or converted; without it the model is another one. "
-            "Take the original adapter."
-        )
-    if magnitude is not None:
-        if not config.get("use_dora"):
-            raise fail(
-                "there is a lora_magnitude_vector, but adapter_config.json says use_dora false. "
-                "Loading it so would drop the magnitude; set use_dora to true."
-            )
-        if magnitude.shape != B.shape[:1]:
-            raise fail(
-                f"lora_magnitude_vector has shape {tuple(magnitude.shape)}; "
-                f"expected ({B.shape[0]},)."
-            )
-        magnitude = magnitude.float()
+        yield f"lora_A has rank {A.shape[0]}, but adapter_config.json says {rank}."
     for name, tensor in found.items():
         if not tensor.isfinite().all():
-            raise fail(
-                f"{name} holds values that are not finite. Training diverged, or the file is damaged."
+            yield (
+                f"{name} holds values that are not finite. Training diverged, or the file is "
+                "damaged."
             )
-    if magnitude is not None and not magnitude.any():
-        raise fail("every magnitude is zero, which makes the layer's output zero.")
-    alpha = _pattern(config.get("alpha_pattern"), layer, config["lora_alpha"])
-    root = math.sqrt(rank) if config.get("use_rslora") else rank
-    return LayerDelta(A, B, magnitude, alpha / root, bool(config.get("fan_in_fan_out")))
+    yield from _magnitude_problems(bool(config.get("use_dora")), B.shape[0], found.get(MAGNITUDE))
 
 
-def _pattern(pattern: dict[str, float] | None, layer: str, default: float) -> float:
-    """PEFT's ``rank_pattern`` and ``alpha_pattern``: a regular expression for the end of the name."""
-    from peft.utils.other import get_pattern_key
+def _magnitude_problems(use_dora: bool, num_out: int, magnitude: Tensor | None) -> Iterator[str]:
+    if magnitude is None:
+        if use_dora:
+            yield (
+                f"adapter_config.json says use_dora, but there is no {MAGNITUDE}. The magnitude was "
+                "lost when the adapter was saved or converted; without it the model is another one. "
+                "Take the original adapter."
+            )
+        return
+    if not use_dora:
+        yield (
+            f"there is a {MAGNITUDE}, but adapter_config.json says use_dora false. Loading it so "
+            "would drop the magnitude; set use_dora to true."
+        )
+    if magnitude.shape != (num_out,):
+        flat = magnitude.numel() == num_out
+        how = " `doratune adapter convert` writes it so." if flat else ""
+        yield f"{MAGNITUDE} has shape {tuple(magnitude.shape)}; expected ({num_out},).{how}"
+    elif not magnitude.any():
+        yield "every magnitude is zero, which makes the layer's output zero."
+    else:
+        median = magnitude.abs().median().item()
+        lowest = magnitude.min().item()
+        if lowest < -_TURNED * median:
+            yield (
+                f"the magnitude of output feature {int(magnitude.argmin())} is {lowest:.6g}, where "
+                f"the layer's median is {median:.6g}; expected norms, which training does not carry "
+                "so far below zero. Training diverged, or the file is damaged."
+            )
 
-    pattern = pattern or {}
-    return pattern.get(get_pattern_key(pattern.keys(), layer), default)
+
+def _coverage_problems(folder: AdapterFolder) -> Iterator[str]:
+    """Tensors that the configuration does not ask for."""
+    config = folder.config
+    try:
+        of_peft = peft_config(config)
+        outside = [layer for layer in sorted(folder.parts) if not is_targeted(of_peft, layer)]
+    except AdapterError as error:
+        yield str(error)
+        return
+    for layer in outside:
+        yield (
+            f"layer {layer}: adapter_config.json does not adapt it (target_modules "
+            f"{config['target_modules']!r}), so that PEFT would drop its tensors. Take config and "
+            "weights of one training."
+        )
+    modules: list[str] = config.get("modules_to_save") or []  # PEFT compares the ends of names
+    for name, tensor in sorted(folder.saved.items()):
+        ends = (*modules, "embed_tokens", "lm_head")  # the last two as PEFT saves resized ones
+        parts = name.split(".")
+        above = [".".join(parts[:length]) for length in range(1, len(parts))]
+        of_bias = parts[-1] == "bias" and config.get("bias", "none") != "none"
+        if not of_bias and not any(module.endswith(ends) for module in above):
+            yield (
+                f"{WEIGHTS} holds {PREFIX}{name} whole, but adapter_config.json has no such module "
+                f"in modules_to_save ({modules!r}). Take config and weights of one training."
+            )
+        if not tensor.isfinite().all():
+            yield f"{name} holds values that are not finite. Training diverged, or the file is damaged."

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from doratune.adapter.config import CONFIG
+from doratune.adapter.files import AdapterWeights, read_adapter
+from doratune.adapter.fit import fit_problems, fit_to_folder
 from doratune.adapter.load import load_adapter
-from doratune.base import fingerprint, load_base
+from doratune.adapter.origin import check_name, check_origin, read_origin
+from doratune.adapter.place import place_problems, skeleton
+from doratune.base import load_base
 from doratune.errors import AdapterError
-from doratune.record.schemas import ORIGIN, AdapterOrigin
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,7 +25,7 @@ def load_tuned(
     """The fine-tuned model of a run: base and adapter, or the whole model of a full fine-tuning.
 
     Args:
-        base_path: Folder of the base model.
+        base_path: Folder of the base model, which is quantised if it was so in training.
         adapter_path: Folder that training wrote.
         dtype: Precision of the base weights, or of the whole model.
 
@@ -31,26 +35,39 @@ def load_tuned(
     Raises:
         AdapterError: The adapter is incomplete or was trained on another base.
     """
-    check_base(base_path, adapter_path)
-    if not (adapter_path / "adapter_config.json").exists():
+    if not (adapter_path / CONFIG).exists():
+        check_base(base_path, adapter_path)
         return load_base(adapter_path, dtype)
-    return load_adapter(load_base(base_path, dtype), adapter_path)
+    origin = read_origin(adapter_path)
+    base = load_base(base_path, dtype, origin.quantize if origin else None)
+    return load_adapter(base, adapter_path)
 
 
 def check_base(base_path: Path, adapter_path: Path) -> None:
-    """Compares the base's fingerprint with the one the adapter was trained on.
+    """Makes sure that an adapter, or a fully fine-tuned model, was trained on this base.
+
+    Where ``doratune.json`` came with it, the base's fingerprint decides, and the adapter's files must
+    be as they were. Without it, magnitudes are compared with the norms of the base's weights, and LoRA
+    adapters by the name of their base.
 
     Raises:
-        AdapterError: They differ. Adapters made elsewhere carry no fingerprint and pass.
+        AdapterError: It was trained on another base, or has been changed since.
     """
-    file = adapter_path / ORIGIN
-    if not file.exists():
+    if check_origin(adapter_path, base_path) or not (adapter_path / CONFIG).exists():
         return
-    origin = AdapterOrigin.read(file)
-    found = fingerprint(base_path)
-    if origin.base_fingerprint != found:
-        raise AdapterError(
-            f"{adapter_path} was trained on {origin.base_source} with fingerprint "
-            f"{origin.base_fingerprint[:16]}, but {base_path} has {found[:16]}. An adapter works on "
-            "its own base only; give that one as model.source."
-        )
+    weights = read_adapter(adapter_path)
+    check_foreign(weights, base_path, adapter_path)
+
+
+def check_foreign(weights: AdapterWeights, base_path: Path, adapter_path: Path) -> None:
+    """Makes sure that an adapter without record belongs to a base.
+
+    Raises:
+        AdapterError: It does not.
+    """
+    check_name(weights, str(base_path), adapter_path)
+    model = skeleton(base_path)
+    for problem in () if model is None else place_problems(model, weights):
+        raise AdapterError(f"{adapter_path}, {problem}")
+    for problem in fit_problems(fit_to_folder(weights, base_path), str(base_path)):
+        raise AdapterError(f"{adapter_path}: {problem}")

@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 
 from doratune import __version__
+from doratune.cli.adapter import adapter
 from doratune.cli.check import check
 from doratune.cli.data import data
 from doratune.cli.init import init
+from doratune.cli.inspect import inspect
 from doratune.cli.quickstart import quickstart
 from doratune.cli.review import review
 from doratune.cli.run import run
@@ -61,6 +63,8 @@ app.command()(merge)
 app.command()(verify)
 app.command()(latency)
 app.command()(report)
+app.command()(inspect)
+app.add_typer(adapter, name="adapter")
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 from doratune.errors import StorageError
 
+ORIGIN = "doratune.json"
+"""Name of the `AdapterOrigin` in an adapter folder."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from doratune.errors import StorageError
+from doratune.record.files import ORIGIN as ORIGIN
 from doratune.record.files import write_text
 
 Split = Literal["train", "validation", "test"]
@@ -49,7 +50,6 @@ class Record(BaseModel):
                 ) from error
         return rows
 
-
     def append_to(self, path: Path) -> None:
         """Adds a line to such a file and waits until it is on the disk.
 
@@ -71,6 +71,7 @@ class Record(BaseModel):
             raise StorageError(
                 f"Nothing could be added to {path}: {error}. What it held is still there."
             ) from error
+
 
 class RunFile(Record):
     """A record that is one JSON file."""
@@ -288,10 +289,6 @@ class TrainFile(RunFile):
     layers: list[LayerChange]
 
 
-ORIGIN = "doratune.json"
-"""Name of the `AdapterOrigin` in an adapter folder."""
-
-
 class AdapterOrigin(RunFile):
     """``adapter/doratune.json``: what the adapter was trained on. Travels with the adapter."""
 
@@ -304,9 +301,17 @@ class AdapterOrigin(RunFile):
     """The same, dependent on their order."""
     split_digests: dict[Split, str]
     """Digest of the examples of each split."""
+    quantize: Literal["nf4"] | None = None
+    """How the base was quantised in training; on another base the adapter is another model."""
     recipe_digest: str
     doratune: str
     """Version that trained it."""
+    files: dict[str, str] = {}
+    """SHA-256 of the files that make up the adapter, by name; none in adapters older than that."""
+    figures: dict[str, float] = {}
+    """What is known of its quality, such as ``task.accuracy``."""
+    parents: list[str] = []
+    """Names or digests of the adapters it was made from."""
 
 
 class MergeFile(RunFile):

@@ -1,0 +1,165 @@
+"""What an adapter folder is, layer by layer, and for what it would be refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from doratune.adapter.config import CONFIG, config_problems, scaling_of
+from doratune.adapter.files import (
+    MAGNITUDE,
+    AdapterFolder,
+    AdapterWeights,
+    find_problems,
+    open_adapter,
+    weights_of,
+)
+from doratune.adapter.fit import LayerFit, distance, fit_problems, fit_to_folder
+from doratune.adapter.origin import check_name, check_origin, read_origin
+from doratune.adapter.place import place_problems, skeleton
+from doratune.errors import AdapterError
+from doratune.record.adapters import AdapterFacts, LayerFacts
+
+UNTRAINED = 1e-3
+"""Magnitudes nearer to the norms than this have not been trained: one step of a usual learning rate
+goes further, and rounding to 16 bits and back about as far."""
+
+
+def describe(path: Path, base_path: Path | None = None) -> AdapterFacts:
+    """Reads an adapter folder, and compares it with a base if one is given; refuses nothing.
+
+    Args:
+        path: The adapter.
+        base_path: Folder of a base model.
+
+    Raises:
+        ModelError: The base cannot be read.
+    """
+    facts = AdapterFacts(path=str(path))
+    try:
+        if not (path / CONFIG).exists() and (origin := read_origin(path)):
+            facts.origin, facts.method, facts.base = origin, origin.method, origin.base_source
+            check_origin(path, base_path)
+            facts.notes.append(
+                "The whole model of a full fine-tuning; there are no layers to show."
+            )
+            return facts
+        folder = open_adapter(path)
+        facts.origin = read_origin(path)
+    except AdapterError as error:
+        facts.problems.append(str(error))
+        return facts
+    config = folder.config
+    facts.problems += find_problems(folder)
+    has_magnitudes = any(MAGNITUDE in found for found in folder.parts.values())
+    facts.method = "dora" if has_magnitudes else "lora"
+    facts.base = facts.origin.base_source if facts.origin else config.get("base_model_name_or_path")
+    targets = config.get("target_modules")
+    facts.target_modules = sorted(targets) if isinstance(targets, list) else str(targets)
+    facts.saved_modules = sorted(folder.saved)
+    facts.num_parameters = sum(tensor.numel() for tensor in folder.tensors.values())
+    facts.num_bytes = sum(tensor.nbytes for tensor in folder.tensors.values())
+    if not facts.problems:
+        facts.problems += _origin_problems(path, base_path, facts)
+    fits: dict[str, LayerFit] = {}
+    if not facts.problems and base_path is not None:
+        weights = weights_of(folder)
+        fits = _compare(weights, path, base_path, facts)
+    facts.layers = [_layer(folder, layer, fits.get(layer)) for layer in sorted(folder.parts)]
+    facts.notes += _notes(folder, facts)
+    return facts
+
+
+def _origin_problems(path: Path, base_path: Path | None, facts: AdapterFacts) -> list[str]:
+    try:
+        if check_origin(path, base_path):
+            facts.belongs = "fingerprint"
+    except AdapterError as error:
+        return [str(error)]
+    return []
+
+
+def _compare(
+    weights: AdapterWeights, path: Path, base_path: Path, facts: AdapterFacts
+) -> dict[str, LayerFit]:
+    facts.compared_with = str(base_path)
+    model = skeleton(base_path)
+    if model is not None:
+        facts.problems += place_problems(model, weights)
+    fits = list(fit_to_folder(weights, base_path))
+    facts.distance = distance(fits)
+    if facts.belongs is None:
+        try:
+            check_name(weights, str(base_path), path)
+        except AdapterError as error:
+            facts.problems.append(str(error))
+        facts.problems += fit_problems(fits, str(base_path))
+        facts.belongs = "magnitudes" if fits and not facts.problems else "no evidence"
+    return {fit.layer: fit for fit in fits}
+
+
+def _layer(folder: AdapterFolder, layer: str, fit: LayerFit | None) -> LayerFacts:
+    found = folder.parts[layer]
+    A, B, m = found.get("lora_A"), found.get("lora_B"), found.get(MAGNITUDE)
+    ratio = None if fit is None else fit.ratio_O[fit.ratio_O.isfinite()]
+    return LayerFacts(
+        layer=layer,
+        method="lora" if m is None else "dora",
+        r=_size(A, 0),
+        scaling=_scaling(folder, layer),
+        out_features=_size(B, 0),
+        in_features=_size(A, 1),
+        dtype=_dtype(A if A is not None else B) or "none",
+        magnitude_dtype=_dtype(m),
+        magnitude_min=None if m is None or not m.numel() else m.float().min().item(),
+        magnitude_max=None if m is None or not m.numel() else m.float().max().item(),
+        ratio_min=None if ratio is None or not len(ratio) else ratio.min().item(),
+        ratio_max=None if ratio is None or not len(ratio) else ratio.max().item(),
+    )
+
+
+def _size(tensor: Tensor | None, dim: int) -> int:
+    return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else 0
+
+
+def _scaling(folder: AdapterFolder, layer: str) -> float | None:
+    return None if list(config_problems(folder.config)) else scaling_of(folder.config, layer)
+
+
+def _dtype(tensor: Tensor | None) -> str | None:
+    return None if tensor is None else str(tensor.dtype).removeprefix("torch.")
+
+
+def _notes(folder: AdapterFolder, facts: AdapterFacts) -> list[str]:
+    notes = []
+    if facts.origin is None:
+        notes.append(
+            "Made elsewhere: no doratune.json says what it was trained on, and nothing would show "
+            "that its numbers have been changed."
+        )
+    elif not facts.origin.files:
+        notes.append("Its doratune.json holds no digests of the files; they may have been changed.")
+    rounded = [n for n in facts.layers if n.magnitude_dtype in ("bfloat16", "float16")]
+    if rounded:
+        notes.append(
+            f"The magnitudes of {len(rounded)} layers are stored in {rounded[0].magnitude_dtype}. In "
+            "bfloat16 steps of training below 0.4 % are lost; expected float32."
+        )
+    zeros = sum(
+        int((found[MAGNITUDE] == 0).sum()) for found in folder.parts.values() if MAGNITUDE in found
+    )
+    if zeros:
+        notes.append(
+            f"{zeros} magnitudes are zero: right only where the base's weights are zero too."
+        )
+    compared = [n for n in facts.layers if n.ratio_min is not None and n.ratio_max is not None]
+    if compared and all(
+        abs((ratio or 0) - 1) < UNTRAINED for n in compared for ratio in (n.ratio_min, n.ratio_max)
+    ):
+        notes.append("All magnitudes are the norms of the base: they have not been trained.")
+    if folder.parts and all(
+        not found["lora_B"].any() for found in folder.parts.values() if "lora_B" in found
+    ):
+        notes.append("lora_B is zero in all layers: no direction has been trained.")
+    return notes

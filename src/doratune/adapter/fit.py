@@ -1,0 +1,167 @@
+"""Whether magnitudes were trained on a base: they start as the norms of its weights and stay near.
+
+Two questions, both about logarithms, in which a step of training is alike for large and small norms.
+
+*Another base.* Over all layers, how far are the magnitudes from the base's norms, measured by how far
+they are from their own median within the layer? ``distance`` is the median of ``|log m - log ‖W‖|``
+over the median of ``|log m - median log m|``: 0 for an untrained adapter, 1 where the norms say no
+more about the magnitudes than one number a layer would, 1.4 for norms of the same spread that have
+nothing to do with them. `OTHER_BASE` says what was measured.
+
+*A damaged value.* A magnitude below a tenth or above ten times its norm is none that training leaves;
+for rows whose norm is below a tenth of the layer's median the distance is measured by that. So a zero,
+a turned sign or exponent is found, and a pruned row may have any small magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from doratune.adapter.files import AdapterWeights, LayerDelta
+
+OTHER_BASE = 0.7
+"""Magnitudes further from the norms than this part of their own spread are of another base."""
+
+_FACTOR = 10.0
+_ALIKE = 1e-3
+
+
+class LayerFit(NamedTuple):
+    """The magnitudes of one layer beside the norms of its base weight."""
+
+    layer: str
+    ratio_O: Tensor
+    """``m / ‖W‖``, (out_features,), float32; 1 where both are zero."""
+    far_O: Tensor
+    """``|log m - log ‖W‖|``, of the features where both are above zero."""
+    spread_O: Tensor
+    """``|log m - median log m|``, of the same."""
+    odd: list[int]
+    """Output features whose magnitude no training from this norm leaves."""
+
+
+def layer_fit(layer: str, magnitude: Tensor, norm: Tensor) -> LayerFit:
+    """Compares one layer.
+
+    Args:
+        layer: Its name.
+        magnitude: (out_features,).
+        norm: Of the base weight, (out_features,).
+    """
+    m_O, n_O = magnitude.float(), norm.float()
+    above = n_O[n_O > 0]
+    small = (above.median() if len(above) else n_O.new_zeros(())) / _FACTOR
+    ordinary = n_O > small
+    fits = torch.where(
+        ordinary,
+        (m_O >= n_O / _FACTOR) & (m_O <= n_O * _FACTOR),
+        m_O.abs() <= small * _FACTOR,
+    )
+    compared = ordinary & (m_O > 0)
+    log_m, log_n = m_O[compared].log(), n_O[compared].log()
+    center = log_m.median() if len(log_m) else log_m
+    return LayerFit(
+        layer,
+        torch.where(m_O == n_O, 1.0, m_O / n_O),
+        (log_m - log_n).abs(),
+        (log_m - center).abs(),
+        (~fits).nonzero().flatten().tolist(),
+    )
+
+
+def distance(fits: Iterable[LayerFit]) -> float | None:
+    """How far magnitudes are from norms, by their own spread; None where neither has a spread."""
+    fits = list(fits)
+    if not fits:
+        return None
+    far = torch.cat([fit.far_O for fit in fits]).median().item()
+    spread = torch.cat([fit.spread_O for fit in fits]).median().item()
+    if spread == 0:  # magnitudes that are all alike, on norms that are so too or that are not
+        return None if far < _ALIKE else float("inf")
+    return far / spread
+
+
+def fit_problems(fits: Iterable[LayerFit], base: str) -> Iterator[str]:
+    """For what an adapter is refused on this base.
+
+    Args:
+        fits: All layers that could be compared.
+        base: What to call the base.
+    """
+    fits = list(fits)
+    found = distance(fits)
+    if found is not None and found > OTHER_BASE:
+        yield (
+            f"its magnitudes do not belong to the weights of {base}: their distance from the norms "
+            f"is {found:.2f} of their own spread; at most {OTHER_BASE} was expected. It was trained "
+            "on another base, or on one that was quantised or changed much. Give that base; to use "
+            "this one nevertheless, load with any_base=True or attach with --force."
+        )
+    for fit in fits:
+        if fit.odd:
+            row = fit.odd[0]
+            yield (
+                f"layer {fit.layer}: {len(fit.odd)} of {len(fit.ratio_O)} magnitudes are far from the "
+                f"norms of their weights in {base}; that of output feature {row} is "
+                f"{fit.ratio_O[row].item():.4g} times its norm, where training leaves about 1. The "
+                "file is damaged, training diverged, or it was trained on another base."
+            )
+
+
+def fit_to_folder(weights: AdapterWeights, base_path: Path) -> Iterator[LayerFit]:
+    """Compares an adapter with a checkpoint on disk, one tensor in memory at a time.
+
+    LoRA layers, and layers whose weight the checkpoint does not hold or holds quantised, are left out.
+    """
+    from doratune.base.tensors import tensor_files  # more than the core packages
+
+    files = tensor_files(base_path)
+    for layer, delta in weights.layers.items():
+        name = find_weight(layer, files)
+        if name is None or delta.magnitude is None:
+            continue
+        with safe_open(files[name], framework="pt") as tensors:
+            weight = tensors.get_tensor(name)
+        if weight.is_floating_point() and weight.itemsize > 1 and fits_shape(delta, weight.shape):
+            W_OI = weight.T if delta.fan_in_fan_out else weight
+            yield layer_fit(layer, delta.magnitude, row_norms(W_OI))
+
+
+def fit_to_model(
+    weights: AdapterWeights, norm_of: Callable[[str], Tensor | None]
+) -> Iterator[LayerFit]:
+    """Compares an adapter with a model in memory.
+
+    Args:
+        weights: The adapter.
+        norm_of: The norms of a layer's base weight, or None if they cannot be had.
+    """
+    for layer, delta in weights.layers.items():
+        norm = None if delta.magnitude is None else norm_of(layer)
+        if norm is not None and delta.magnitude is not None:
+            yield layer_fit(layer, delta.magnitude, norm.cpu())
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """The norm of every row, float32, without a float32 copy of the whole matrix."""
+    rows = max(1, 2**22 // max(1, weight.shape[1]))
+    parts = [torch.linalg.vector_norm(part.float(), dim=1) for part in weight.split(rows)]
+    return torch.cat(parts) if parts else weight.new_zeros(0, dtype=torch.float32)
+
+
+def find_weight(layer: str, names: Iterable[str]) -> str | None:
+    """A checkpoint's name for the weight of a layer: GPT-2's leave out the model's own prefix."""
+    wanted = f"{layer}.weight"
+    return next((name for name in (wanted, wanted.partition(".")[2]) if name in names), None)
+
+
+def fits_shape(delta: LayerDelta, shape: Iterable[int]) -> bool:
+    """Whether a stored weight of this shape is one the layer's factors can be added to."""
+    expected = (delta.B.shape[0], delta.A.shape[1])
+    return tuple(shape) == (expected[::-1] if delta.fan_in_fan_out else expected)

@@ -1,0 +1,85 @@
+"""Whether an adapter has its place in a model: every layer, with the right shape, and no layer more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from doratune.adapter.config import is_targeted, peft_config
+from doratune.adapter.files import AdapterWeights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
+    """For what an adapter is refused on this model, its weights not looked at.
+
+    Args:
+        model: Without any adapter; it may be on the meta device.
+        weights: The adapter.
+    """
+    modules = dict(model.named_modules())
+    kind = type(model).__name__
+    for layer, delta in weights.layers.items():
+        module = modules.get(layer)
+        expected = (delta.B.shape[0], delta.A.shape[1])
+        if module is None:
+            yield (
+                f"layer {layer}: the adapter adapts it, and this {kind} does not have it. It was "
+                "trained on another base model."
+            )
+        elif (found := _weight_shape(module)) != expected:
+            yield (
+                f"layer {layer}: the adapter fits a weight of shape {expected}, but this model's has "
+                f"{found}. It was trained on another base model."
+            )
+        elif delta.fan_in_fan_out != isinstance(module, Conv1D):
+            yield (
+                f"layer {layer}: adapter_config.json says fan_in_fan_out "
+                f"{str(delta.fan_in_fan_out).lower()}, but this layer is a {type(module).__name__}. "
+                "Take the original file."
+            )
+    config = peft_config(weights.config)
+    if config.target_modules == "all-linear":
+        return  # PEFT decides when it is put on, and what lacks then is found there
+    for name, module in modules.items():
+        if (
+            isinstance(module, _ADAPTABLE)
+            and name not in weights.layers
+            and is_targeted(config, name)
+        ):
+            yield (
+                f"layer {name}: adapter_config.json adapts it, but the file holds nothing for it, so "
+                "that PEFT would leave it as it starts. The file is not complete, or it was trained "
+                "on another base model."
+            )
+
+
+def skeleton(base_path: Path) -> nn.Module | None:
+    """The model of a checkpoint without its weights; None where transformers has no class for it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(base_path, local_files_only=True)
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None
+    return model
+
+
+def _weight_shape(module: Any) -> tuple[int, ...]:
+    """(out_features, in_features), also of weights that are packed."""
+    if isinstance(module, Conv1D):
+        return tuple(module.weight.shape[::-1])
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return (module.out_features, module.in_features)
+    weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else ()
