@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from doratune.cli.summary import print_figures
+from doratune.cli.summary import print_figures, print_latency
 from doratune.evaluate.figures import make_figures
 from doratune.record.evaluation import EvalFile, Model
+from doratune.record.latency import LatencyFile, ModelLatency, PrefillFigures, Spread
 from tests.evaluate.test_figures import LABELS, SETTINGS, asked, open_samples, two_models
 
 
@@ -70,3 +71,31 @@ def test_why_there_is_no_temperature() -> None:
     text = " ".join(printed(labels_file(validation=0), 120))
     assert "No temperature: there are no validation examples to fit it on" in text
     assert "temperature" not in " ".join(printed(open_file(), 120))
+
+
+def test_latency_is_told_in_medians() -> None:
+    spread = Spread(median=12.34, p20=1, p80=99)
+    model = ModelLatency(
+        num_bytes=1,
+        prefill=[
+            PrefillFigures(num_tokens=n, milliseconds=spread, tokens_per_second=1) for n in (7, 90)
+        ],
+        decode_milliseconds=spread,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    file = LatencyFile(
+        device="x",
+        num_threads=1,
+        dtype="float32",
+        num_rounds=3,
+        num_decoded=2,
+        prompts_of="test",
+        models={"base": model, "merged": model},
+        seconds=1,
+    )
+    print_latency(file, console)
+    assert console.file.getvalue().splitlines() == [
+        "Latency, ms to read 7 tokens: base 12, merged 12",
+        "Latency, ms to read 90 tokens: base 12, merged 12",
+        "Latency, ms a decoded token: base 12.3, merged 12.3",
+    ]

@@ -225,6 +225,9 @@ def test_open_tasks_are_judged_and_a_failing_judge_costs_no_completions(
     assert completions_review(run).items.read_bytes() == first
     assert JudgeFile.read(run.completions / "judge.json").ties.value == 1
     assert {"completions", "judge"} <= set(RecordFile.read(run.record).stages)
+    other = small_recipe(tiny_base, completions={"num_prompts": 5, "max_new_tokens": 7})
+    assert write_completions(run, other)
+    assert not (run.completions / "judge.json").exists(), "it spoke of other answers"
 
 
 @pytest.mark.parametrize("kind", ["labels", "text"])

@@ -26,7 +26,7 @@ ANSWERS = [("good", "bad")] * 5 + [("bad", "good")] * 2 + [("even", "even")] + [
 def fair(first: str, second: str) -> str:
     if {first, second} == {"x", "y"}:
         return "Neither. [[tie]]"
-    return f"Is it [[A]] or [[B]]? {first} is {'[[a]]' if first == 'good' else '[[B]]'}"
+    return f"Is it [[tie]], [[A]] or [[B]]? {first} is {'[[a]]' if first == 'good' else '[[B]]'}"
 
 
 def biased(first: str, second: str) -> str:

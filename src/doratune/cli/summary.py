@@ -8,6 +8,7 @@ from rich.table import Table
 
 from doratune.recipe import Recipe
 from doratune.record.evaluation import METRICS, EvalFile, Interval, Metric
+from doratune.record.latency import LatencyFile
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile, TrainFile, VerifyFile
 
@@ -32,7 +33,24 @@ def print_summary(run: RunFolder, recipe: Recipe) -> None:
         f"({train.num_tokens / train.seconds:,.0f} tokens/s); all stages: "
         f"{sum(entry.seconds for entry in stages.values()):.0f} s"
     )
+    if run.latency.exists():
+        print_latency(LatencyFile.read(run.latency), console)
+    if (page := run.completions / "completions.md").exists():
+        console.print(f"Completions to read: {page}")
     console.print(f"Report: {run.report}\nMerged model: {run.merged}\nAdapter: {run.adapter}")
+
+
+def print_latency(latency: LatencyFile, console: Console) -> None:
+    """Prints the median times of all models, one line a kind of work."""
+    rows: dict[str, list[str]] = {}
+    for name, model in latency.models.items():
+        for prefill in model.prefill:
+            told = f"{name} {prefill.milliseconds.median:.0f}"
+            rows.setdefault(f"ms to read {prefill.num_tokens} tokens", []).append(told)
+        told = f"{name} {model.decode_milliseconds.median:.1f}"
+        rows.setdefault("ms a decoded token", []).append(told)
+    for what, told_of in rows.items():
+        console.print(f"Latency, {what}: {', '.join(told_of)}")
 
 
 def print_figures(figures: EvalFile, console: Console) -> None:

@@ -17,7 +17,7 @@ from doratune.errors import StorageError
 from doratune.evaluate.completions_page import completions_page
 from doratune.evaluate.edge_cases import EDGE_CASES, VERY_LONG, edge_cases
 from doratune.evaluate.generate import greedy_answers
-from doratune.evaluate.judge import judge_completions
+from doratune.evaluate.judge import judge_completions, judged_file
 from doratune.progress import console
 from doratune.recipe.schema import Recipe
 from doratune.record.completions import BASE_ANSWER, REFERENCE
@@ -123,6 +123,7 @@ def _write(run: RunFolder, recipe: Recipe, base_path: Path, data: DataFile, page
     model = load_base(base_path, recipe.model.dtype, recipe.model.quantize).to(device)
     base = _answers(model, tokenizer, prompts, stop_ids, recipe, "the base model")
 
+    judged_file(run).unlink(missing_ok=True)  # it speaks of other answers
     items = [_item(*row) for row in zip(prompts, tuned, base, strict=True)]
     write_jsonl(completions_review(run).items, [item.model_dump() for item in items])
     write_text(page, completions_page(items, run, recipe))

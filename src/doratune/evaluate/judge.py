@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -58,7 +59,7 @@ def judge_completions(run: RunFolder, judge: JudgeSection, seed: int) -> bool:
         console.print("[bold]judge[/] left out: there are no answers to test prompts")
         return False
     path = run.completions / "judgements.jsonl"
-    outcome = run.completions / "judge.json"
+    outcome = judged_file(run)
     return run.run_stage(
         "judge",
         inputs={
@@ -69,6 +70,11 @@ def judge_completions(run: RunFolder, judge: JudgeSection, seed: int) -> bool:
         outputs=[outcome, path],
         work=lambda: _figures(judge, items, _ask_all(run, judge, items), seed).write(outcome),
     )
+
+
+def judged_file(run: RunFolder) -> Path:
+    """Where the figures are."""
+    return run.completions / "judge.json"
 
 
 def _ask_all(run: RunFolder, judge: JudgeSection, items: list[ReviewItem]) -> list[Judgement]:
