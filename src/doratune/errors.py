@@ -8,6 +8,8 @@
     ├── AdapterError(ValueError)     6   an adapter is incomplete, malformed or made for another base
     ├── ModelError(ValueError)       7   a base model cannot be had, read or adapted as asked
     ├── StorageError(OSError)        8   a run folder cannot be read or written
+    ├── DivergedError(ArithmeticError) 1  the loss is not a number any more
+    ├── JobsFailedError               1   jobs of a comparison failed, and may be tried again
     └── Interrupted                130   Ctrl-C
 
 Exit code 0 is success. A message says what was found, what was expected, and what to do.
@@ -62,6 +64,14 @@ class StorageError(DoratuneError, OSError):
     """A run folder cannot be read or written."""
 
     exit_code = 8
+
+
+class DivergedError(DoratuneError, ArithmeticError):
+    """The loss of a training is not a number any more."""
+
+
+class JobsFailedError(DoratuneError, RuntimeError):
+    """Jobs of a comparison failed for another reason than that training diverged."""
 
 
 class Interrupted(DoratuneError):  # noqa: N818 - InterruptedError is a built-in

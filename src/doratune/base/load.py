@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from doratune.base.tensors import tensor_files
-from doratune.errors import ModelError
+from doratune.errors import DependencyError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
+def load_base(
+    path: Path, dtype: str = "auto", quantize: Literal["nf4"] | None = None
+) -> PreTrainedModel:
     """Loads a causal language model from a local folder, in eval mode, on the CPU.
 
     Code that comes with the checkpoint is never run.
@@ -28,14 +31,21 @@ def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
     Args:
         path: What `resolve_base` returned.
         dtype: ``"auto"`` is `natural_dtype`; else ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        quantize: ``"nf4"`` holds the linear layers in 4 bits, and brings the model to the GPU
+            where there is one. Call `enable_fast_dora` before the first forward, whatever the
+            adapter: it keeps bitsandbytes from repacking them for inference, after which they
+            cannot be trained.
 
     Raises:
         ModelError: ``dtype`` is another, a file is missing or damaged, tensors are missing or have
             the wrong shape, or the folder holds no causal language model that transformers knows.
+        DependencyError: Quantising needs bitsandbytes, which is missing.
     """
     if dtype not in _DTYPES:
         raise ModelError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
     tensor_files(path)
+    if quantize:
+        require_bitsandbytes()
     try:
         with _quiet():
             dtype = natural_dtype(path) if dtype == "auto" else dtype
@@ -47,6 +57,7 @@ def load_base(path: Path, dtype: str = "auto") -> PreTrainedModel:
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **({} if quantize is None else {"quantization_config": _nf4(dtype)}),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
@@ -68,6 +79,29 @@ def natural_dtype(path: Path) -> str:
     if torch.cuda.is_available() or stored == "float32":
         return stored
     return stored if _cpu_computes(stored) else "float32"
+
+
+def require_bitsandbytes() -> None:
+    """Makes sure that a base can be quantised.
+
+    Raises:
+        DependencyError: bitsandbytes is missing.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise DependencyError(
+            "A base in 4 bits needs the package bitsandbytes, which is not installed. "
+            "Install it with: pip install 'doratune[quant]'"
+        )
+
+
+def _nf4(dtype: str) -> BitsAndBytesConfig:
+    """As in QLoRA (Dettmers et al. 2023): NF4 with double quantisation."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def _cpu_computes(dtype: str) -> bool:

@@ -14,6 +14,7 @@ from rich.console import Console
 from doratune import __version__
 from doratune.cli.adapter import adapter
 from doratune.cli.check import check
+from doratune.cli.compare import compare
 from doratune.cli.data import data
 from doratune.cli.init import init
 from doratune.cli.inspect import inspect
@@ -57,6 +58,7 @@ app.add_typer(data, name="data")
 app.add_typer(review, name="review")
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(compare)
 app.command()(benchmarks)
 app.command()(completions)
 app.command()(merge)

@@ -10,11 +10,9 @@ from typing import Annotated
 import typer
 
 from doratune.errors import Interrupted
-from doratune.recipe import Recipe, load_recipe, write_recipe
-from doratune.record.environment import read_environment
-from doratune.record.files import digest_json
+from doratune.recipe import Recipe, load_recipe
+from doratune.recipe.start import start_run
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import RecordFile
 
 Target = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe, or the folder of an earlier run.")
@@ -38,13 +36,7 @@ def opened(recipe: Recipe, run: RunFolder) -> Iterator[None]:
         Interrupted: The user pressed Ctrl-C.
     """
     with run.locked():
-        digest = digest_json(recipe.model_dump(mode="json"))
-        stages = RecordFile.read(run.record).stages if run.record.exists() else {}
-        write_recipe(run.recipe, recipe)
-        read_environment().write(run.environment)
-        RecordFile(name=recipe.name, recipe_digest=digest, seed=recipe.seed, stages=stages).write(
-            run.record
-        )
+        start_run(run, recipe)
         try:
             yield
         except KeyboardInterrupt as interrupt:

@@ -37,7 +37,7 @@ class CompareSection(Section):
     workers: Positive | None = None
     """Jobs side by side; when null as many as there are GPUs, or one on a CPU."""
     keep: Literal["adapters", "figures"] = "figures"
-    """What stays of a finished job, besides its records."""
+    """What stays of a finished final run, besides its records."""
 
     @model_validator(mode="after")
     def _reference_is_an_arm(self) -> CompareSection:

@@ -23,6 +23,9 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base weights; ``auto`` keeps the checkpoint's own, or takes float32 on
     a CPU without arithmetic for it."""
+    quantize: Literal["nf4"] | None = None
+    """``nf4``: the linear layers of the frozen base are held in 4 bits by bitsandbytes, with double
+    quantisation, and multiplied in ``dtype``: QLoRA and QDoRA."""
 
 
 class SourceSection(Section):
@@ -135,6 +138,10 @@ class AdapterSection(Section):
         Annotated[Literal["all-linear"], ONE] | Annotated[list[str], MANY], BY_LIST
     ] = "all-linear"
     """``all-linear`` or names of modules, matched from the end as PEFT does."""
+    rank_pattern: dict[str, Positive] = {}
+    """Ranks other than ``r``, by name of module, matched from the end."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """The same for ``lora_alpha``."""
     use_rslora: bool = False
     """Scaling is ``lora_alpha / sqrt(r)`` instead."""
 
@@ -199,3 +206,29 @@ class Recipe(Section):
     compare: CompareSection = CompareSection()
     merge: MergeSection = MergeSection()
     verify: VerifySection = VerifySection()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Recipe:
+        quantize, arms = self.model.quantize, set(self.compare.arms)
+        if quantize and self.adapter.method == "full":
+            raise ValueError(
+                f"model.quantize is {quantize!r} and adapter.method is 'full', but weights in 4 bits "
+                "cannot be trained; train an adapter (dora or lora), or remove model.quantize"
+            )
+        if quantize and (same := arms & {"qlora", "qdora"}):
+            raise ValueError(
+                f"compare.arms has {', '.join(sorted(same))}, and model.quantize is {quantize!r}, "
+                "which quantises the base of every arm; remove one of the two"
+            )
+        patterns = self.adapter.rank_pattern or self.adapter.alpha_pattern
+        if patterns and "dora-half-rank" in arms:
+            raise ValueError(
+                "compare.arms has dora-half-rank, which halves adapter.r and knows nothing of "
+                "rank_pattern and alpha_pattern; remove one of the two"
+            )
+        if self.adapter.use_rslora and "rslora" in arms:
+            raise ValueError(
+                "compare.arms has rslora, and adapter.use_rslora makes every arm that; "
+                "remove one of the two"
+            )
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Literal
 
 from doratune.record.evaluation import Interval
@@ -26,25 +27,46 @@ ARMS: dict[Arm, str] = {
 
 
 class JobRecord(Record):
-    """One training of the comparison."""
+    """One job of the comparison: a training, or the base's answers."""
 
     name: str
-    """Its run folder in ``compare/``, such as ``dora/lr-5e-04/seed-1`` or ``dora/sweep-1/lr-5e-04``."""
+    """Its run folder in ``compare/``, such as ``base``, ``dora/lr-5e-04/seed-1`` or
+    ``dora/sweep-1/lr-5e-04``."""
     arm: Arm
     stage: Literal["sweep", "final"]
     rung: int | None
     """Rung of the successive halving, from 0; None for final runs."""
-    learning_rate: float
+    learning_rate: float | None
+    """None for the base."""
     seed: int
     num_steps: int
-    status: Literal["done", "failed"]
+    """Optimizer steps; 0 for the base."""
+    status: Literal["waiting", "done", "failed"]
+    """``compare.json`` holds no waiting ones."""
     error: str = ""
     """What a failed job said."""
+    diverged: bool = False
+    """Training diverged, which is what this learning rate does; other failures are tried again by the
+    next command."""
     validation_loss: float | None = None
     test_metric: float | None = None
     """The primary metric on the test split; None in sweeps, which never see it."""
-    seconds: float
+    seconds: float = 0.0
+    """Training alone; of the base, its answers; of a failed job, all of it."""
     peak_memory_bytes: int | None = None
+
+    @property
+    def reason(self) -> str:
+        """The error on one line."""
+        return shorten(self.error, 240, placeholder=" ...") or "no reason given"
+
+
+class JobFile(RunFile):
+    """``compare/<job>/job.json``: what a job is to do, and once it is over how it went."""
+
+    inputs: str
+    """Digest of all that the outcome depends on."""
+    job: JobRecord
 
 
 class ArmFigures(Record):

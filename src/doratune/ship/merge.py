@@ -54,10 +54,12 @@ def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merg
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``: precision of all weights.
 
     Raises:
-        AdapterError: The adapter is incomplete, was trained on another base or does not fit.
+        AdapterError: The adapter is incomplete, was trained on another base or does not fit, or was
+            trained over a base in 4 bits.
         ModelError: The base is damaged or quantised, or a weight is too large for ``dtype``.
         StorageError: There is too little space, or the folder cannot be written.
     """
+    _refuse_quantised(adapter_path)
     plan = plan_merge(base_path, adapter_path)
     _check_space(target, num_bytes(plan.files, DTYPES[dtype].itemsize))
     with replacing(target) as folder:
@@ -69,6 +71,16 @@ def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merg
         size = _write_weights(plan, adapter_path, folder, DTYPES[dtype])
     num_merged = len(plan.files) if plan.method == "full" else len(plan.deltas) + len(plan.saved)
     return Merged(plan.method, num_merged, len(plan.files) - num_merged, size)
+
+
+def _refuse_quantised(adapter_path: Path) -> None:
+    origin = adapter_path / ORIGIN
+    if origin.exists() and (quantize := AdapterOrigin.read(origin).quantize):
+        raise AdapterError(
+            f"{adapter_path} was trained over a base in 4 bits ({quantize}). Merged into the base's own "
+            "weights it would be another model. Use the adapter on the quantised base, or train it "
+            "again without model.quantize."
+        )
 
 
 def _check_space(target: Path, needed: int) -> None:

@@ -35,7 +35,7 @@ def build_model(
     if adapter.method == "full":
         dtype = "float32" if recipe.model.dtype == "auto" else recipe.model.dtype
         return load_base(base_path, dtype).requires_grad_(True), FastDoraSummary()
-    model = load_base(base_path, recipe.model.dtype)
+    model = load_base(base_path, recipe.model.dtype, recipe.model.quantize)
     check_targets(model, adapter)
     model = get_peft_model(model, lora_config(adapter))
     return model, enable_fast_dora(model)
@@ -55,6 +55,8 @@ def lora_config(adapter: AdapterSection) -> LoraConfig:
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         target_modules=adapter.target_modules,
+        rank_pattern=adapter.rank_pattern,
+        alpha_pattern=adapter.alpha_pattern,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.method == "dora",
     )

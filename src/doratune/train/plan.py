@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel, get_peft_model
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from doratune.base import load_tokenizer, resolve_base
@@ -96,9 +97,15 @@ def plan_training(
         num_tokens=sum(lengths),
         num_steps=num_steps(section, len(lengths)),
         num_trainable=num_trainable,
-        num_parameters=sum(p.numel() for p in parameters),
+        num_parameters=sum(map(_num_elements, parameters)),
         memory_bytes=PROCESS_BYTES + weights + state + tokens * _activation_bytes(model, section),
     )
+
+
+def _num_elements(parameter: Tensor) -> int:
+    """Elements of a weight, also where several of them are packed into one."""
+    quantised = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
 
 def _activation_bytes(model: PreTrainedModel | PeftModel, section: TrainSection) -> int:

@@ -14,12 +14,13 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from doratune import __version__
 from doratune.adapter import layer_states
+from doratune.adapter.origin import file_digests
 from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
 from doratune.data.review import require_review
@@ -72,6 +73,7 @@ def train_model(run: RunFolder, recipe: Recipe) -> bool:
             {
                 **recipe.model_dump(include={"seed", "adapter", "train"}),
                 "dtype": recipe.model.dtype,
+                "quantize": recipe.model.quantize,
                 "template": recipe.data.template,
             }
         ),
@@ -138,6 +140,7 @@ class _Training:
                 optimizers=build_optimizer(self.model, self.recipe.train, plan.num_steps),
                 callbacks=callbacks,
             )
+            _restore_adapter_precision(self.model)
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             validation_loss = trainer.evaluate()["eval_loss"] if self.validation_set else None
@@ -182,7 +185,9 @@ class _Training:
                 data_ordered_digest=data.ordered_digest,
                 split_digests={split: summary.digest for split, summary in data.splits.items()},
                 recipe_digest=self.inputs["recipe"],
+                quantize=self.recipe.model.quantize,
                 doratune=__version__,
+                files=file_digests(folder),
             ).write(folder / ORIGIN)
 
 
@@ -234,6 +239,18 @@ def _layer_changes(model: nn.Module) -> list[LayerChange]:
         )
         for state in layer_states(model)
     ]
+
+
+def _restore_adapter_precision(model: PreTrainedModel | PeftModel) -> None:
+    """Undoes what SFTTrainer does to adapters on a quantised base: it casts A and B to bfloat16.
+
+    The same steps would then move them less than on any other base, as updates of the usual size vanish
+    in bfloat16 (TRL 1.16).
+    """
+    if isinstance(model, PeftModel):
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+                parameter.data = parameter.data.float()
 
 
 def _peak_memory() -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from doratune.adapter import layer_states
-from doratune.errors import DoratuneError
+from doratune.errors import DivergedError
 from doratune.ops import BaseWeight
 from doratune.record.schemas import Step
 
@@ -48,7 +48,7 @@ class StepLog(TrainerCallback):
         seconds = time.monotonic() - self.started
         loss = float(logs["loss"])
         if not math.isfinite(loss):
-            raise DoratuneError(
+            raise DivergedError(
                 f"The loss is {loss} at step {state.global_step}: training diverged. Lower "
                 "train.learning_rate (2e-4 is usual), or use float32 weights (model.dtype)."
             )

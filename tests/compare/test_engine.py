@@ -1,0 +1,190 @@
+"""Jobs as processes, here and on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from doratune.compare.engine import open_engine
+from doratune.compare.engine.local import LocalEngine, _environment, visible_gpus
+from doratune.compare.engine.process import describe_exit
+from doratune.compare.jobs import Jobs
+from doratune.compare.setting import make_setting
+from doratune.compare.sweep import final_jobs
+from doratune.errors import DependencyError
+from doratune.recipe import write_recipe
+from doratune.record.comparison import CompareFile
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import DataFile, TrainFile
+from tests.compare.comparisons import prepared, recipe
+
+
+def test_places_of_a_pool_have_a_gpu_and_a_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert _environment(0, 1, []) == {}
+    assert _environment(1, 3, []) == {"OMP_NUM_THREADS": "2"}
+    assert _environment(3, 4, ["2", "5"]) == {"CUDA_VISIBLE_DEVICES": "5", "OMP_NUM_THREADS": "2"}
+    assert _environment(0, 16, []) == {"OMP_NUM_THREADS": "1"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert _environment(1, 3, []) == {}, "the user's own number stays"
+
+
+def test_gpus_are_named_as_the_user_named_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
+    assert visible_gpus() == ["4", "7"]
+    assert LocalEngine(None).workers == 2
+    assert LocalEngine(5).workers == 5
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert LocalEngine(None).workers == 1
+
+
+def test_why_a_silent_process_ended() -> None:
+    assert describe_exit(3) == "The process ended with exit code 3"
+    assert describe_exit(-signal.SIGKILL) == (
+        "The process was ended by SIGKILL, which is what a system does that is out of memory"
+    )
+    assert describe_exit(-signal.SIGSEGV) == "The process was ended by SIGSEGV"
+
+
+def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DependencyError, match=r"pip install 'doratune\[ray\]'"):
+        open_engine("ray", None)
+
+
+@pytest.mark.slow
+def test_a_job_ends_with_the_process_that_waits_for_it(tmp_path: Path, tiny_base: Path) -> None:
+    """SIGKILL of the comparison leaves no job behind, and a job that is stopped leaves no error."""
+    settings = recipe(tmp_path, tiny_base, train={"max_steps": 100_000})
+    run = prepared(tmp_path / "run", settings)
+    setting = make_setting(settings, tiny_base, DataFile.read(run.data))
+    jobs = Jobs(run, settings, setting.recipes, {"base": "b", "data": "d"})
+    (job, *_) = final_jobs(setting.plans[0], 1e-3)
+    folder = jobs.prepare(job)
+    module = "doratune.compare.engine.process"
+    code = f"from {module} import run_process; run_process({str(folder.path)!r}, {{}})"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    _wait_for(folder.steps.exists)
+    parent.kill()
+    parent.wait()
+    _wait_for(lambda: _unlocked(folder))
+    assert jobs.look_up(job) is job
+
+
+@pytest.mark.slow
+def test_stopping_the_engine_stops_its_jobs(tmp_path: Path, tiny_base: Path) -> None:
+    settings = recipe(tmp_path, tiny_base, train={"max_steps": 100_000})
+    run = prepared(tmp_path / "run", settings)
+    setting = make_setting(settings, tiny_base, DataFile.read(run.data))
+    jobs = Jobs(run, settings, setting.recipes, {"base": "b", "data": "d"})
+    engine = LocalEngine(2)
+    folders = [jobs.prepare(job) for job in final_jobs(setting.plans[0], 1e-3)]
+    futures = [engine.submit(folder.path) for folder in folders]
+    _wait_for(lambda: all(folder.steps.exists() for folder in folders))
+    started = time.monotonic()
+    engine.stop()
+    assert time.monotonic() - started < 20
+    assert all(future.result() != 0 for future in futures)
+    assert all(_unlocked(folder) for folder in folders)
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_ends_as_if_undisturbed(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    """Real processes, two at a time; SIGKILL in the middle of the second half."""
+    settings = recipe(
+        tmp_path,
+        tiny_base,
+        train={"max_steps": 40, "save_steps": 5},
+        compare={"arms": ["lora", "dora"], "learning_rates": [5e-3], "seeds": 2, "workers": 2},
+    )
+    write_recipe(tmp_path / "tiny.yaml", settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    files = []
+    for name, disturbed in (("whole", False), ("killed", True)):
+        command = [sys.executable, "-m", "doratune", "compare", str(tmp_path / "tiny.yaml")]
+        command += ["--runs", str(tmp_path / name)]
+        run = RunFolder(tmp_path / name / "tiny")
+        if disturbed:
+            parent = subprocess.Popen(command, env=environment)
+            checkpoints = run.jobs / "lora" / "lr-5e-03" / "seed-0" / "checkpoints"
+            _wait_for((checkpoints / "checkpoint-5").exists)
+            parent.kill()
+            parent.wait()
+            assert not run.compare.exists()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        files.append(CompareFile.read(run.compare))
+        assert (run.path / "compare.html").exists()
+    train = TrainFile.read(RunFolder(run.jobs / "lora/lr-5e-03/seed-0").train)
+    assert train.resumed_from_steps
+    whole, killed = files
+    assert [arm.per_seed for arm in killed.arms] == [arm.per_seed for arm in whole.arms]
+    assert [job.validation_loss for job in killed.jobs] == [j.validation_loss for j in whole.jobs]
+    assert killed.changes == whole.changes
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_figures_of_one_machine(tmp_path: Path, tiny_base: Path) -> None:
+    """A local cluster of two nodes with a core each."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    settings = recipe(
+        tmp_path,
+        tiny_base,
+        train={"max_steps": 4},
+        compare={"arms": ["lora"], "learning_rates": [2e-3, 1e-2], "seeds": 2},
+    )
+    write_recipe(tmp_path / "tiny.yaml", settings)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    files = []
+    try:
+        for engine in ("local", "ray"):
+            command = [sys.executable, "-m", "doratune", "compare", str(tmp_path / "tiny.yaml")]
+            command += ["--runs", str(tmp_path / engine), "--engine", engine]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": cluster.address}
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            files.append(CompareFile.read(RunFolder(tmp_path / engine / "tiny").compare))
+    finally:
+        cluster.shutdown()
+    local, ray = files
+    assert ray.engine == "ray"
+    assert "2 at a time on a Ray cluster of 2 machines (2 cores, 0 GPUs)" in ray.budget
+    assert [arm.per_seed for arm in ray.arms] == [arm.per_seed for arm in local.arms]
+    assert [job.validation_loss for job in ray.jobs] == [job.validation_loss for job in local.jobs]
+
+
+def _unlocked(folder: RunFolder) -> bool:
+    try:
+        with folder.locked():
+            return True
+    except OSError:
+        return False
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
