@@ -146,7 +146,7 @@ def _ask_both(run: RunFolder, recipe: Recipe, base_path: Path, asked: Asked, kep
             if name == "tuned":
                 model = load_tuned(base_path, run.adapter, recipe.model.dtype).to(device)
             else:
-                model = load_base(base_path, recipe.model.dtype).to(device)
+                model = load_base(base_path, recipe.model.dtype, recipe.model.quantize).to(device)
             lm = BatchedLM(model, tokenizer, recipe.eval.batch_size, pace.advance)
             if not told:
                 announce(lm, asked.benchmarks, asked.texts, recipe.eval.benchmarks.max_drop_points)
