@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from doratune.adapter.tuned import load_tuned
 from doratune.data import prepare_data
 from doratune.recipe import Recipe, write_recipe
+from doratune.record.files import digest_file
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import ORIGIN, AdapterOrigin, DataFile, RecordFile, Step, TrainFile
 from doratune.train import train_model
@@ -94,6 +95,10 @@ def test_an_adapter_is_trained_and_recorded(tmp_path: Path, tiny_base: Path) -> 
     origin, data = AdapterOrigin.read(run.adapter / ORIGIN), DataFile.read(run.data)
     assert (origin.data_digest, origin.data_ordered_digest) == (data.digest, data.ordered_digest)
     assert origin.split_digests == {split: s.digest for split, s in data.splits.items()}
+    assert origin.files.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert origin.files["adapter_model.safetensors"] == digest_file(
+        run.adapter / "adapter_model.safetensors"
+    )
 
     assert train_model(run, settings) is False, "unchanged inputs: nothing to do"
     changed = recipe(tmp_path, tiny_base, train={"max_steps": 2})
