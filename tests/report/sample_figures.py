@@ -171,6 +171,7 @@ def calibration(counts: list[int], gap: float, temperature: float) -> Calibratio
         bins=bins(counts, gap),
         mass_bins=bins([12] * 10, gap),
         temperature=temperature,
+        num_validation=76,
         scaled=metrics(
             ece=(0.021, 0.014, 0.058),
             ece_mass=(0.026, 0.016, 0.061),

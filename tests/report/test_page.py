@@ -95,7 +95,7 @@ def test_sections_come_in_order(page: str) -> None:
         'title="eval/test.json: tuned.metrics.ece"',
         'title="eval/test.json: differences.brier"',
         "Tuned at temperature 1.32, ECE 0.021",
-        "Base: 2.413; Tuned: 1.318.",
+        "Tuned: 1.318 (76 validation examples).",
         "mmlu, 57 subjects, the largest loss first",
         "about 3 exclude zero by chance alone",
         "A loss of more than 2 points turns the verdict.",

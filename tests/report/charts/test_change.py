@@ -43,7 +43,7 @@ def test_a_scatter_has_a_dot_for_each_matrix_and_the_line_through_their_mean() -
     dots = numbers(cloud)
     assert (found.num_drawn, found.num_matrices, len(dots)) == (3, 3, 3)
     # The plot is 238 by 210 pixels and reaches 1.05 times the largest value.
-    assert dots[2] == (round(52 + 238 / 1.05, 1), round(222 - 210 * 0.03 / 0.042, 1))
+    assert dots[2] == (round(52 + 238 / 1.05, 1), round(234 - 210 * 0.03 / 0.042, 1))
     (fit,) = root.findall("path[@class='fit']")
     (x1, y1), (x2, y2) = numbers(fit)
     assert (x1, x2) == (dots[0][0], dots[2][0])
@@ -54,7 +54,7 @@ def test_a_scatter_has_a_dot_for_each_matrix_and_the_line_through_their_mean() -
 def test_a_steep_line_ends_at_the_frame() -> None:
     found = scatter_chart("full", [(0.0, 0.01), (1.0, 0.02)], slope=-9.0)
     (fit,) = ElementTree.fromstring(found.chart).findall("path[@class='fit']")
-    assert all(12 <= y <= 222 for _, y in numbers(fit))
+    assert all(24 <= y <= 234 for _, y in numbers(fit))
 
 
 def test_a_scatter_of_very_many_matrices_is_thinned_and_says_so() -> None:

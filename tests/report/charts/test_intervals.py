@@ -60,7 +60,7 @@ def test_a_forest_grows_with_its_rows_and_shortens_long_names() -> None:
     root = ElementTree.fromstring(wide)
     assert float(root.get("viewBox", "").split()[3]) > 57 * 20
     texts = [text.text or "" for text in root.findall("text[@class='name']")]
-    assert all(len(text) <= 38 for text in texts)
+    assert all(len(text) <= 44 for text in texts)
     assert texts[0].endswith("…")
 
 

@@ -15,7 +15,10 @@ def test_both_models_before_and_after_scaling() -> None:
         "Tuned as it is, ECE 0.034",
         "Tuned at temperature 1.32, ECE 0.021",
     ]
-    assert found.temperatures == ["Base: 2.413", "Tuned: 1.318"]
+    assert found.temperatures == [
+        "Base: 2.413 (76 validation examples)",
+        "Tuned: 1.318 (76 validation examples)",
+    ]
     assert [row.key for row in found.scaled] == ["ece", "ece_mass", "brier", "label_nll"]
     assert found.scaled[3].figures == [
         ("2.214", "2.051 to 2.388"),

@@ -92,17 +92,17 @@ def scatter_chart(
         changes: Direction and magnitude change of each weight matrix.
         slope: Of a line through the mean of all dots, magnitude over direction.
     """
-    drawing = Drawing(300, 270, f"magnitude over direction change of {name}", "scatter")
+    drawing = Drawing(300, 280, f"magnitude over direction change of {name}", "scatter")
     shown = changes[:: max(1, math.ceil(len(changes) / MAX_DOTS))]
     top = [max((pair[i] for pair in changes), default=0) * 1.05 or 1.0 for i in (0, 1)]
-    frame = Frame(52, 12, 290, 222, (0, top[0]), (0, top[1]))
+    frame = Frame(52, 24, 290, 234, (0, top[0]), (0, top[1]))
     for tick in ticks(0, top[1], 5):
         drawing.line(frame.left, frame.y(tick), frame.right, frame.y(tick), "grid")
         drawing.text(frame.left - 6, frame.y(tick) + 4, f"{tick:g}", "minor", "end")
     for tick in ticks(0, top[0], 4):
         drawing.text(frame.x(tick), frame.bottom + 17, f"{tick:g}", "minor")
     drawing.text(frame.right, frame.bottom + 36, "change of direction", "minor", "end")
-    drawing.text(frame.left + 4, frame.top + 8, "change of magnitude", "minor", "start")
+    drawing.text(0, 12, "change of magnitude", "minor", "start")
     drawing.dots([(frame.x(x), frame.y(y)) for x, y in shown], "cloud")
     if slope is not None and changes:
         drawing.path(_fitted(changes, slope, frame), "fit")

@@ -85,7 +85,7 @@ def _forest(
     pitch, top = (22, 6) if wide else (40, 4)
     bottom = top + pitch * len(rows)
     drawing = Drawing(width, bottom + 26, label, "wide" if wide else "narrow")
-    left, right = (250, width - 210) if wide else (6, width - 6)
+    left, right = (290, width - 210) if wide else (6, width - 6)
     frame = Frame(left, top, right, bottom, _span(rows, zero, limit), (0, 1))
     for tick in ticks(*frame.x_range, 7 if wide else 5):
         drawing.line(frame.x(tick), top, frame.x(tick), bottom, "grid")
@@ -96,7 +96,7 @@ def _forest(
     for number, row in enumerate(rows):
         y = top + pitch * (number + 0.5) + (0 if wide else 9)
         words = y + 4 if wide else y - 10
-        name = shortened(row.label, 38 if wide else 30)
+        name = shortened(row.label, 44 if wide else 34)
         drawing.text(0, words, name, "name", "start")
         drawing.text(width, words, row.written, "name", "end")
         low, high = frame.x(row.interval.low), frame.x(row.interval.high)

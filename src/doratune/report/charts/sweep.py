@@ -15,25 +15,27 @@ from doratune.report.text import rate as shown_rate
 def sweep_charts(
     sweep: Mapping[str, Mapping[float, float]], chosen: Mapping[str, float | None]
 ) -> dict[str, Markup]:
-    """For each arm the validation loss over the learning rate, on one pair of scales.
+    """For each arm the validation loss over its learning rates; the scale of the loss is one.
 
     Args:
         sweep: Validation loss by arm and learning rate.
         chosen: The learning rate of the final runs, by arm.
     """
-    rates = [math.log10(rate) for losses in sweep.values() for rate in losses]
     finite = [x for losses in sweep.values() for x in losses.values() if math.isfinite(x)]
-    x_range = (min(rates, default=-4.0), max(rates, default=-3.0))
     y_range = (min(finite, default=0.0), max(finite, default=1.0))
-    frame = Frame(30, 34, 230, 136, x_range, y_range)
-    return {arm: _panel(arm, losses, chosen.get(arm), frame) for arm, losses in sweep.items()}
+    return {arm: _panel(arm, losses, chosen.get(arm), y_range) for arm, losses in sweep.items()}
 
 
-def _panel(arm: str, losses: Mapping[float, float], chosen: float | None, frame: Frame) -> Markup:
+def _panel(
+    arm: str, losses: Mapping[float, float], chosen: float | None, y_range: tuple[float, float]
+) -> Markup:
     drawing = Drawing(260, 180, f"validation loss of {arm} over the learning rate", "panel")
-    drawing.line(6, frame.bottom + 12, 254, frame.bottom + 12, "axis")
     points = sorted((rate, loss) for rate, loss in losses.items() if math.isfinite(loss))
-    places = [(frame.x(math.log10(rate)), frame.y(loss)) for rate, loss in points]
+    rates = [math.log10(rate) for rate, _ in points]
+    x_range = (min(rates, default=-4.0), max(rates, default=-3.0))
+    frame = Frame(30, 34, 230, 136, x_range, y_range)
+    drawing.line(6, frame.bottom + 12, 254, frame.bottom + 12, "axis")
+    places = [(frame.x(rate), frame.y(loss)) for rate, (_, loss) in zip(rates, points, strict=True)]
     drawing.path(places, "smooth thin")
     for (rate, loss), (x, y) in zip(points, places, strict=True):
         best = chosen is not None and math.isclose(rate, chosen)

@@ -85,7 +85,8 @@ def _temperature(model: Model, found: Calibration | None) -> str:
     if found is None or found.temperature is None:
         note = found.temperature_note if found else ""
         return f"{model.capitalize()}: {NOT_MEASURED}" + (f" ({note})" if note else "")
-    return f"{model.capitalize()}: {plain(found.temperature)}"
+    asked = f" ({found.num_validation:,} validation examples)" if found.num_validation else ""
+    return f"{model.capitalize()}: {plain(found.temperature)}{asked}"
 
 
 def _diagrams(model: Model, figures: ModelFigures) -> list[Diagram]:

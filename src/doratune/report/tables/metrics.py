@@ -65,7 +65,7 @@ def how_measured(file: EvalFile) -> str:
     for key, metric in METRICS.items():
         if interval := file.tuned.metrics.get(key):
             about = f"{interval.method}, {equals('n', interval.n)}"
-            methods.setdefault(about, []).append(metric.title.partition(",")[0])
+            methods.setdefault(about, []).append(metric.title.partition(", nats")[0])
     paired = {row.value.method for row in file.differences.values()}
     return " ".join(
         [
