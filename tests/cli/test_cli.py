@@ -37,6 +37,7 @@ COMMANDS = {
     "completions": {"--runs"},
     "merge": {"--runs"},
     "verify": {"--runs"},
+    "export": {"--to", "--accuracy", "--runs"},
     "latency": {"--runs"},
     "report": {"--runs"},
     "data prepare": {"--runs"},

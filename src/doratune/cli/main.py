@@ -16,6 +16,7 @@ from doratune.cli.adapter import adapter
 from doratune.cli.check import check
 from doratune.cli.compare import compare
 from doratune.cli.data import data
+from doratune.cli.export import export
 from doratune.cli.init import init
 from doratune.cli.inspect import inspect
 from doratune.cli.quickstart import quickstart
@@ -63,6 +64,7 @@ app.command()(benchmarks)
 app.command()(completions)
 app.command()(merge)
 app.command()(verify)
+app.command()(export)
 app.command()(latency)
 app.command()(report)
 app.command()(inspect)

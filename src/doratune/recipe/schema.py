@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from doratune.recipe.comparison import CompareSection
 from doratune.recipe.evaluation import EvalSection
+from doratune.recipe.export import ExportSection
 from doratune.recipe.gates import GatesSection
 from doratune.recipe.section import BY_LIST, MANY, ONE, Positive, Section, Share
 
@@ -206,6 +207,7 @@ class Recipe(Section):
     compare: CompareSection = CompareSection()
     merge: MergeSection = MergeSection()
     verify: VerifySection = VerifySection()
+    export: ExportSection = ExportSection()
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:

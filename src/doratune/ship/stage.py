@@ -88,7 +88,7 @@ def verify_merged(run: RunFolder, recipe: Recipe) -> bool:
 
 
 def _verify(run: RunFolder, recipe: Recipe, base_path: Path, dtype: str) -> None:
-    prompts = _golden_inputs(run, recipe, base_path)
+    prompts = golden_inputs(run, recipe, base_path)
     result = verify(base_path, run.adapter, run.merged, dtype, prompts)
     result.write(run.verify)
     if not result.passed:
@@ -99,7 +99,8 @@ def _verify(run: RunFolder, recipe: Recipe, base_path: Path, dtype: str) -> None
         )
 
 
-def _golden_inputs(run: RunFolder, recipe: Recipe, base_path: Path) -> list[list[int]]:
+def golden_inputs(run: RunFolder, recipe: Recipe, base_path: Path) -> list[list[int]]:
+    """Token ids of test examples and edge cases, on which two forms of a model are compared."""
     tokenizer = load_tokenizer(base_path)
     renderer = Renderer(tokenizer, recipe.data.template)
     examples = read_examples(run, "test")[: recipe.verify.num_prompts]

@@ -20,10 +20,33 @@ def merged_weight(weight: Tensor, delta: LayerDelta, dtype: torch.dtype = torch.
     Returns:
         A new tensor in the layout of ``weight``.
     """
-    W_OI = weight.T if delta.fan_in_fan_out else weight
-    V_OI = torch.addmm(W_OI.to(dtype), delta.B.to(dtype), delta.A.to(dtype), alpha=delta.scaling)
+    V_OI = _adapted(weight, delta, dtype)
     if delta.magnitude is not None:
-        n_O = torch.linalg.vector_norm(V_OI, dim=1)
-        counts_O = n_O > ZERO_NORM * n_O.amax()
-        V_OI *= torch.where(counts_O, delta.magnitude.to(dtype) / n_O, 1)[:, None]
+        V_OI *= _scale(V_OI, delta.magnitude)[:, None]
     return V_OI.T if delta.fan_in_fan_out else V_OI
+
+
+def mag_norm_scale(weight: Tensor, delta: LayerDelta) -> Tensor:
+    """``g = m / n``, what the layer's output without its bias is multiplied by.
+
+    Args:
+        weight: Base weight, as in `merged_weight`.
+        delta: What the adapter holds for the layer.
+
+    Returns:
+        (out_features,), float32; 1 where n is zero, and for LoRA.
+    """
+    if delta.magnitude is None:
+        return torch.ones(len(delta.B))
+    return _scale(_adapted(weight, delta, torch.float32), delta.magnitude)
+
+
+def _adapted(weight: Tensor, delta: LayerDelta, dtype: torch.dtype) -> Tensor:
+    W_OI = weight.T if delta.fan_in_fan_out else weight
+    return torch.addmm(W_OI.to(dtype), delta.B.to(dtype), delta.A.to(dtype), alpha=delta.scaling)
+
+
+def _scale(V_OI: Tensor, magnitude: Tensor) -> Tensor:
+    n_O = torch.linalg.vector_norm(V_OI, dim=1)
+    counts_O = n_O > ZERO_NORM * n_O.amax()
+    return torch.where(counts_O, magnitude.to(V_OI.dtype) / n_O, 1)

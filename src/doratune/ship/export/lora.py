@@ -1,0 +1,109 @@
+"""The form `lora`: a folder that any engine for LoRA loads, and what that costs."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+from doratune.adapter import load_adapter
+from doratune.adapter.files import WEIGHTS
+from doratune.adapter.tuned import load_tuned
+from doratune.base import load_base
+from doratune.record.export import Approximation, LogitCheck, TaskCost
+from doratune.record.files import write_text
+from doratune.ship.checkpoint import plan_merge
+from doratune.ship.compare_logits import compare_logits
+from doratune.ship.export.lora_svd import write_lora
+from doratune.ship.export.model_card import model_card
+from doratune.ship.export.peft import change_config, copy_adapter, renew_origin
+from doratune.ship.export.subject import Answers, Subject, Written
+from doratune.ship.stage import golden_inputs
+
+
+def write_approximation(subject: Subject, folder: Path) -> Written:
+    """Writes the DoRA adapter as LoRA of the recipe's ``export.lora_rank``, and measures the loss.
+
+    Measured are every layer's error, the logits on golden inputs against the sidecar, and where
+    `Subject.answers` is there the right answers on the test split.
+
+    Raises:
+        AdapterError: The adapter is incomplete or belongs to another base.
+        ModelError: The base cannot be loaded, or is quantised.
+    """
+    recipe, adapter = subject.recipe, subject.run.adapter
+    rank = recipe.export.lora_rank or 2 * recipe.adapter.r
+    plan = plan_merge(subject.base_path, adapter)
+    copy_adapter(subject, folder)
+    change_config(
+        folder,
+        use_dora=False,
+        use_rslora=False,
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=0.0,
+        rank_pattern={},
+        alpha_pattern={},
+    )
+    approximation = write_lora(plan, adapter, folder / WEIGHTS, rank)
+    renew_origin(subject, folder, method="lora", figures={})
+    write_text(folder / "approximation.json", approximation.model_dump_json(indent=2) + "\n")
+    logits, task = _cost(subject, folder)
+    findings = describe(approximation, logits, task)
+    write_text(folder / "README.md", model_card(subject, "lora", findings))
+    return Written(approximation=approximation, logits=(logits,), task=task)
+
+
+def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, TaskCost | None]:
+    prompts = golden_inputs(subject.run, subject.recipe, subject.base_path)
+    sidecar = load_tuned(subject.base_path, subject.run.adapter, "float32")
+    approximate = load_adapter(load_base(subject.base_path, "float32"), folder)
+    figures = compare_logits(sidecar, approximate, prompts)
+    check = LogitCheck(what="PEFT, float32", against="sidecar", **figures._asdict())
+    del sidecar, approximate
+    gc.collect()
+    if subject.answers is None:
+        return check, None
+    return check, _task_cost(subject, folder, subject.answers)
+
+
+def _task_cost(subject: Subject, folder: Path, answers: Answers) -> TaskCost:
+    dtype = subject.recipe.model.dtype
+    model = load_tuned(subject.base_path, subject.run.adapter, dtype)
+    before = answers(model, "Asking the trained model")
+    del model
+    gc.collect()
+    after = answers(
+        load_adapter(load_base(subject.base_path, dtype), folder), "Asking the plain LoRA"
+    )
+    return TaskCost(
+        num_examples=len(before),
+        num_right=sum(before),
+        num_right_approximate=sum(after),
+        num_lost=sum(b and not a for b, a in zip(before, after, strict=True)),
+        num_gained=sum(a and not b for b, a in zip(before, after, strict=True)),
+    )
+
+
+def describe(approximation: Approximation, logits: LogitCheck, task: TaskCost | None) -> list[str]:
+    """The findings in sentences."""
+    worst = max(approximation.layers, key=lambda layer: layer.delta_error)
+    plain = approximation.without_magnitude
+    ranks = ", ".join(f"{r.delta_error:.1%} at rank {r.rank}" for r in approximation.ranks)
+    sentences = [
+        f"Rank {approximation.rank} keeps the change of the weights up to "
+        f"{approximation.delta_error:.1%} of its size (Frobenius norm over all layers), which is "
+        f"{approximation.weight_error:.2%} of the weights. Leaving the magnitude out, as converters do "
+        f"that take A and B as they are, would miss {plain.delta_error:.1%}.",
+        f"The furthest layer is {worst.layer}: {worst.delta_error:.1%} of its change is missing.",
+        f"By rank: {ranks}. DoRA scales whole rows of a weight, which no LoRA of limited rank does.",
+        f"On {logits.num_tokens:,} positions of golden inputs: mean KL {logits.mean_kl:.2e} nats, the "
+        f"same most likely token at {logits.top1_agreement:.2%}.",
+    ]
+    if task is None:
+        return [*sentences, "Right answers on the test split were not counted for this form."]
+    return [
+        *sentences,
+        f"Right answers on the test split: {task.num_right} of {task.num_examples} with the trained "
+        f"model, {task.num_right_approximate} with this one ({task.num_lost} lost, "
+        f"{task.num_gained} gained).",
+    ]

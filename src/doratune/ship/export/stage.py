@@ -1,0 +1,195 @@
+"""The door of exporting: each form in a folder of its own, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from doratune.adapter import read_adapter
+from doratune.adapter.origin import read_origin
+from doratune.adapter.tuned import check_base
+from doratune.base import fingerprint, resolve_base
+from doratune.errors import AdapterError, ConfigError, StorageError, VerificationError
+from doratune.progress import console
+from doratune.recipe.schema import Recipe
+from doratune.record.export import ExportedFile, ExportedForm, ExportFile, Form
+from doratune.record.files import digest_file, digest_json, digest_path, replacing
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import VerifyFile
+from doratune.ship.export.bundle import write_bundle
+from doratune.ship.export.gguf import write_gguf_form
+from doratune.ship.export.in_llama import interpreter
+from doratune.ship.export.lora import write_approximation
+from doratune.ship.export.merged import write_merged
+from doratune.ship.export.peft import write_peft
+from doratune.ship.export.subject import Answers, Subject, Written
+
+_WRITERS: dict[Form, Callable[[Subject, Path], Written]] = {
+    "peft": write_peft,
+    "lora": write_approximation,
+    "merged": write_merged,
+    "gguf": write_gguf_form,
+    "bundle": write_bundle,
+}
+_FROM_MERGED: tuple[Form, ...] = ("merged", "gguf")
+
+
+def export_forms(
+    run: RunFolder,
+    recipe: Recipe,
+    forms: Sequence[Form] | None = None,
+    answers: Answers | None = None,
+) -> bool:
+    """Writes ``export/<form>/`` for each form, and notes them in ``export.json``.
+
+    Forms that are up to date are left as they are; after an interruption those that were finished
+    stay, and the others are written.
+
+    Args:
+        run: A trained run; for the forms ``merged`` and ``gguf`` also merged.
+        recipe: Its recipe.
+        forms: What to write; None takes ``export.forms`` of the recipe.
+        answers: How to ask a model the test questions, for the cost of the form ``lora``.
+
+    Returns:
+        Whether anything was done.
+
+    Raises:
+        ConfigError: A form does not go with the training method.
+        StorageError: There is no adapter or merged model yet, or a file cannot be written.
+        VerificationError: Verification of the merged model failed, or llama.cpp computes another model.
+        AdapterError: The adapter is incomplete or belongs to another base.
+        ModelError: The base cannot be had, or has no place in a form.
+    """
+    if not run.adapter.is_dir():
+        raise StorageError(f"{run.adapter} does not exist. Run `doratune train` first.")
+    base_path = resolve_base(recipe.model.source, recipe.model.revision)
+    check_base(base_path, run.adapter)
+    subject = Subject(run, recipe, base_path, fingerprint(base_path), _method(run.adapter), answers)
+    chosen = list(forms or recipe.export.forms or _default(subject))
+    _check_forms(subject, chosen)
+    done = [_export(subject, form) for form in chosen]
+    return any(done)
+
+
+def _method(adapter: Path) -> Any:
+    if not (adapter / "adapter_config.json").exists():
+        return "full"
+    layers = read_adapter(adapter).layers.values()
+    return "dora" if any(layer.magnitude is not None for layer in layers) else "lora"
+
+
+def _default(subject: Subject) -> list[Form]:
+    return ["merged"] if subject.method == "full" else ["peft"]
+
+
+def _check_forms(subject: Subject, forms: Sequence[Form]) -> None:
+    run, method = subject.run, subject.method
+    origin = read_origin(run.adapter)
+    for form in forms:
+        if method == "full" and form not in _FROM_MERGED:
+            raise ConfigError(
+                f"The form {form!r} needs an adapter, and this run trained the whole model "
+                "(adapter.method: full). Export merged or gguf."
+            )
+        if method == "lora" and form in ("lora", "bundle"):
+            raise ConfigError(
+                f"The form {form!r} is made from a DoRA adapter, and this run trained LoRA: its adapter "
+                "is plain LoRA already. Export peft."
+            )
+        if origin and origin.quantize and form != "peft":
+            raise AdapterError(
+                f"{run.adapter} was trained over a base in 4 bits ({origin.quantize}). The form "
+                f"{form!r} is made with the base's own weights, on which it is another model. Export "
+                "peft, and use it on the quantised base."
+            )
+        if form in _FROM_MERGED and not run.merged.is_dir():
+            raise StorageError(
+                f"{run.merged} does not exist, which the form {form!r} is made from. Run `doratune "
+                "merge` first."
+            )
+        if form in _FROM_MERGED and run.verify.exists() and not VerifyFile.read(run.verify).passed:
+            raise VerificationError(
+                f"{run.verify} says that the merged model is not the trained one; the form {form!r} "
+                "would carry the fault on. Run `doratune merge` and `doratune verify` again."
+            )
+
+
+def _export(subject: Subject, form: Form) -> bool:
+    run = subject.run
+    folder = run.export / form
+    stage = f"export {form}"
+    inputs = _inputs(subject, form)
+    if form not in _read(run).forms and folder.is_dir():
+        shutil.rmtree(folder)  # of unknown content: export.json was lost, or never knew it
+
+    def work() -> None:
+        console.print(f"Exporting {form} to {folder} ...")
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            written = _WRITERS[form](subject, temporary)
+            record = _record(subject, form, temporary, written)
+        file = _read(run)
+        ExportFile(forms={**file.forms, form: record}).write(run.exported)
+
+    return run.run_stage(stage, inputs, [folder], work)
+
+
+def _read(run: RunFolder) -> ExportFile:
+    return ExportFile.read(run.exported) if run.exported.exists() else ExportFile()
+
+
+def _inputs(subject: Subject, form: Form) -> dict[str, str]:
+    run, recipe = subject.run, subject.recipe
+    settings: dict[str, Any] = {
+        "license": recipe.export.license,
+        "model": recipe.model.model_dump(),
+        "data": recipe.data.model_dump(include={"template", "system"}),
+        "name": recipe.name,
+    }
+    if form == "lora":
+        settings |= {
+            "rank": recipe.export.lora_rank or 2 * recipe.adapter.r,
+            "prompts": recipe.verify.num_prompts,
+            "asked": subject.answers is not None,
+        }
+    elif form == "gguf":
+        settings |= {
+            "types": recipe.export.gguf_types,
+            "prompts": recipe.verify.num_prompts,
+            "llama": interpreter(),
+        }
+    # The card tells figures of other stages.
+    told = [run.data, run.train, run.eval_file(recipe.eval.task), run.verify]
+    inputs = {
+        "base": subject.base_fingerprint,
+        "adapter": digest_path(run.adapter),
+        "settings": digest_json(settings),
+        "figures": digest_json([digest_file(path) for path in told if path.exists()]),
+    }
+    return inputs | ({"merged": digest_path(run.merged)} if form in _FROM_MERGED else {})
+
+
+def _record(subject: Subject, form: Form, folder: Path, written: Written) -> ExportedForm:
+    return ExportedForm(
+        form=form,
+        approximate=form == "lora",
+        base_fingerprint=subject.base_fingerprint,
+        adapter_digest=digest_path(subject.run.adapter),
+        files=[
+            ExportedFile(
+                name=file.relative_to(folder).as_posix(),
+                num_bytes=file.stat().st_size,
+                sha256=digest_file(file),
+            )
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        ],
+        approximation=written.approximation,
+        logits=list(written.logits),
+        tokens=list(written.tokens),
+        task=written.task,
+        notes=list(written.notes),
+    )

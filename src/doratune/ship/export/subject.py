@@ -1,0 +1,74 @@
+"""What is exported, and what goes along with every form of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from huggingface_hub import ModelCard
+
+from doratune.recipe.schema import Recipe
+from doratune.record.export import Approximation, LogitCheck, TaskCost, TokenCheck
+from doratune.record.run_folder import RunFolder
+
+Answers = Callable[[Any, str], list[bool]]
+"""A model and a title for the progress bar to which answers on the test split are right."""
+
+_LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+
+
+class Subject(NamedTuple):
+    """A trained run, and the base it was trained on."""
+
+    run: RunFolder
+    recipe: Recipe
+    base_path: Path
+    base_fingerprint: str
+    method: Literal["dora", "lora", "full"]
+    answers: Answers | None
+    """None where the test split is not to be asked."""
+
+
+class Written(NamedTuple):
+    """What writing a form found out about it."""
+
+    approximation: Approximation | None = None
+    logits: tuple[LogitCheck, ...] = ()
+    tokens: tuple[TokenCheck, ...] = ()
+    task: TaskCost | None = None
+    notes: tuple[str, ...] = ()
+
+
+class License(NamedTuple):
+    """Under which terms the result is passed on, as far as the base tells."""
+
+    name: str | None
+    """As the hub names it; ``other`` where there is only a text."""
+    files: list[Path]
+
+
+def base_license(subject: Subject) -> License:
+    """The recipe's ``export.license``, or else what the base folder says."""
+    files = sorted({f for pattern in _LICENSES for f in subject.base_path.glob(pattern)})
+    name = subject.recipe.export.license
+    card = subject.base_path / "README.md"
+    if name is None and card.is_file():
+        found = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        name = found.data.license
+    return License(name or ("other" if files else None), files)
+
+
+def copy_license(subject: Subject, folder: Path) -> None:
+    """Puts the base's licence texts into a form's folder."""
+    for file in base_license(subject).files:
+        if not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+
+
+def base_name(subject: Subject) -> str:
+    """What to call the base in public: a hub id or package, or the last part of a folder's path."""
+    source = subject.recipe.model.source
+    is_path = source.startswith(("/", "./", "../", "~"))
+    return Path(source).name if is_path else source

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from doratune.adapter import load_adapter
+from doratune.base import load_base
+from doratune.record.run_folder import RunFolder
+from doratune.record.schemas import AdapterOrigin
+from doratune.ship.export.peft import write_peft
+from tests.ship.export.runs import recipe_for, subject_of
+from tests.tiny import tiny_tokenizer
+
+
+def test_stock_peft_loads_it_to_the_same_logits(base: Path, run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_peft(subject_of(run, recipe_for(base)), folder)
+    code = (
+        "import sys, torch, warnings\n"
+        "warnings.simplefilter('error', UserWarning)\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"base = AutoModelForCausalLM.from_pretrained({str(base)!r})\n"
+        f"model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()\n"
+        "assert 'doratune' not in sys.modules\n"
+        f"ids = torch.tensor([{tiny_tokenizer()('fees paid').input_ids}])\n"
+        "print(' '.join(str(x) for x in model(ids).logits[0, -1, :8].tolist()))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    found = torch.tensor([float(x) for x in result.stdout.split()])
+    sidecar = load_adapter(load_base(base, "float32"), run.adapter)
+    with torch.no_grad():
+        expected = sidecar(torch.tensor([tiny_tokenizer()("fees paid").input_ids])).logits[
+            0, -1, :8
+        ]
+        plain = load_base(base, "float32")(torch.tensor([tiny_tokenizer()("fees paid").input_ids]))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (plain.logits[0, -1, :8] - found).abs().max() > 0.1
+
+
+def test_what_is_in_the_folder(base: Path, run: RunFolder, tmp_path: Path) -> None:
+    (run.adapter / "README.md").write_text("written by a trainer")
+    (run.adapter / "tokenizer.json").write_text("{}")
+    recipe = recipe_for(base)
+    write_peft(subject_of(run, recipe), tmp_path)
+    names = {file.name for file in tmp_path.iterdir()} - {"run"}
+    assert names == {
+        "README.md", "LICENSE", "tokenizer.json", "doratune.json",
+        "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
+    assert "written by a trainer" not in (tmp_path / "README.md").read_text()
+    for name in ("adapter_model.safetensors", "adapter_config.json", "doratune.json"):
+        assert (tmp_path / name).read_bytes() == (run.adapter / name).read_bytes()
+    assert AdapterOrigin.read(tmp_path / "doratune.json").method == "dora"
