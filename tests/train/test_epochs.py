@@ -63,8 +63,9 @@ def test_training_does_not_notice(tmp_path: Path, tiny_base: Path, checkpointing
 
 
 def test_one_line_before_training_and_after_each_epoch(tmp_path: Path, tiny_base: Path) -> None:
-    texts = tmp_path / "elsewhere.txt"
-    texts.write_text("The quick brown fox.\n\nNothing limits liability.\n\n \n")
+    texts = tmp_path / "elsewhere.jsonl"
+    told = ["The quick brown fox.", "Nothing limits liability.", " "]
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in told))
     run, settings = trained(
         tmp_path, tiny_base, train=TWO_EPOCHS, eval={**EVERY, "benchmarks": {"texts": str(texts)}}
     )
@@ -95,10 +96,10 @@ def test_one_line_before_training_and_after_each_epoch(tmp_path: Path, tiny_base
         gaps = [abs((correct - confidence)[bins == b].sum()) for b in range(10)]
         assert found["ece"] == pytest.approx(sum(gaps) / len(examples), rel=1e-3)
         sums, counts = 0.0, 0
-        for text in ("The quick brown fox.", "Nothing limits liability."):
-            ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-            sums -= plain_logprob(model, ids[:1], ids[1:])
-            counts += len(ids) - 1
+        for text in told[:2]:
+            ids = tokenizer(text).input_ids
+            sums -= plain_logprob(model, [tokenizer.eos_token_id], ids)
+            counts += len(ids)
         assert found["out_of_domain_perplexity"] == pytest.approx(np.exp(sums / counts), rel=1e-3)
     assert found.keys() == {"accuracy", "ece", "label_nll", "out_of_domain_perplexity"}
     assert lines[-1].metrics["label_nll"] < lines[0].metrics["label_nll"]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +19,12 @@ from doratune.base.confidence import (
 from doratune.base.label_likelihood import label_logprobs
 from doratune.base.likelihood import answer_nll
 from doratune.data import Renderer, read_examples
-from doratune.data.passes.compare import read_texts
 from doratune.data.questions import VALIDATION_QUESTIONS, make_questions, some_of
+from doratune.data.texts import read_texts
 from doratune.errors import DataError
 from doratune.recipe import Recipe
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import DataFile, Message
+from doratune.record.schemas import DataFile
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
 
 
 MOST_TEXTS = 200
-"""Texts from elsewhere that are looked at after each epoch: the first ones."""
+"""Texts from elsewhere that are looked at after each epoch, chosen by hash."""
 
 
 class Validation:
@@ -64,9 +61,12 @@ class Validation:
             self.questions = make_questions(renderer, examples, data.labels)
         self.texts: list[list[int]] = []
         if recipe.eval.benchmarks.texts is not None:
-            for text in _first_texts(recipe.eval.benchmarks.texts):
-                ids = renderer.example([Message(role="assistant", content=text)]).input_ids
-                self.texts.append(ids[: recipe.data.max_length])
+            # As `doratune benchmarks` reads them, but for the end of long ones: after one token.
+            bos = tokenizer.bos_token_id
+            before = tokenizer.eos_token_id if bos is None else bos
+            for text in read_texts(recipe.eval.benchmarks.texts, MOST_TEXTS, recipe.seed):
+                ids = tokenizer(text.content, verbose=False)["input_ids"]
+                self.texts.append([before, *ids[: recipe.data.max_length]])
         if not examples and not self.texts:
             raise DataError(
                 "eval.every_epoch measures the model on the validation split, which has 0 examples. "
@@ -149,10 +149,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _first_texts(source: str) -> list[str]:
-    """The first texts of a source that are not blank."""
-    with TemporaryDirectory() as work:
-        texts = chain.from_iterable(read_texts(source, Path(work)))
-        return list(islice((text for text in texts if text.strip()), MOST_TEXTS))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
-from doratune.data.read import Row, open_source, refuse
+from doratune.data.texts import read_source
 from doratune.errors import DataError
-from doratune.recipe.schema import SourceSection
 
 _SUFFIXES = (".jsonl.gz", ".jsonl")
-_CHUNK_ROWS = 4096
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -34,25 +31,6 @@ def read_file(folder: Path, name: str) -> list[dict[str, Any]]:
             f"{' nor '.join(name + suffix for suffix in _SUFFIXES)}."
         )
     return [row.content for row in read_source(str(file))]
-
-
-def read_source(path: str) -> list[Row]:
-    """All rows of a source of any kind.
-
-    Raises:
-        DataError: It is not there, or a row of it cannot be read.
-    """
-    rows: list[Row] = []
-    problems: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="doratune-") as work:
-        for chunk in open_source(SourceSection(path=path), Path(work)).chunks(_CHUNK_ROWS):
-            for row in chunk.rows():
-                if isinstance(row, Row):
-                    rows.append(row)
-                else:
-                    problems.append(f"{row.place}: {row.problem}")
-    refuse(problems, path)
-    return rows
 
 
 def fetch(address: str) -> list[dict[str, Any]]:

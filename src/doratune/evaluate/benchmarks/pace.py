@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from rich.progress import Progress, TaskID
 
+from doratune.data.texts import Text
 from doratune.evaluate.benchmarks.language_model import BatchedLM
 from doratune.evaluate.benchmarks.power import ASSUMED_DISCORDANCE, smallest_detectable
 from doratune.evaluate.benchmarks.questions import Question, num_available
 from doratune.evaluate.benchmarks.tasks import Benchmark
-from doratune.evaluate.benchmarks.texts import Text
 from doratune.progress import console
 from doratune.record.benchmarks import BenchmarksFile
 

@@ -13,6 +13,7 @@ import torch
 
 from doratune.adapter.tuned import load_tuned
 from doratune.base import fingerprint, load_base, load_tokenizer, resolve_base
+from doratune.data.texts import Text, read_texts
 from doratune.errors import ConfigError
 from doratune.evaluate.benchmarks.figures import make_figures
 from doratune.evaluate.benchmarks.kept import Kept
@@ -20,7 +21,7 @@ from doratune.evaluate.benchmarks.language_model import BatchedLM
 from doratune.evaluate.benchmarks.pace import Pace, announce, tell_outcome
 from doratune.evaluate.benchmarks.questions import Question, ask_for, judged, num_available
 from doratune.evaluate.benchmarks.tasks import Benchmark, load_benchmarks
-from doratune.evaluate.benchmarks.texts import Text, out_of_domain, read_texts
+from doratune.evaluate.benchmarks.texts import out_of_domain
 from doratune.progress import console, progress_bar
 from doratune.recipe.schema import Recipe
 from doratune.record.benchmarks import (
