@@ -122,6 +122,20 @@ def test_subjects_that_begin_alike_keep_their_own_examples() -> None:
     assert tokens_read(tiny_model(), pairs, 8) == 3 * 240 + 24 * 3
 
 
+def test_what_all_continuations_begin_with_runs_with_the_context() -> None:
+    """Such as answer1 to answer4, or the one continuation that there is."""
+    rng = random.Random(6)
+    pairs: Pairs = []
+    for length in (9, 20):
+        context, lead = draw(rng, length), draw(rng, 5)
+        pairs += [(context, [*lead, token]) for token in (3, 4, 5)]
+    pairs.append((draw(rng, 12), draw(rng, 8)))
+    model = tiny_model()
+    scores = score_continuations(model, pairs, pad_id=PAD, batch_size=8)
+    np.testing.assert_allclose(scores.logprobs, plain(model, pairs), rtol=1e-5)
+    assert tokens_read(model, pairs, 8) == 3 * 25
+
+
 def test_long_texts_after_a_short_context() -> None:
     """What perplexity asks for: nearly all positions are scored."""
     rng = random.Random(4)
@@ -181,4 +195,4 @@ def test_a_cache_of_another_kind_is_refused() -> None:
     config = Lfm2Config(**SIZES, layer_types=["conv", "full_attention"])
     model = Lfm2ForCausalLM(config).eval()
     with pytest.raises(ModelError, match=r"'lfm2' keeps .* continuations can only be scored on"):
-        score_continuations(model, [([3, 4], [5, 6])], pad_id=PAD, batch_size=2)
+        score_continuations(model, [([3], [5, 6]), ([3], [7, 8])], pad_id=PAD, batch_size=2)

@@ -159,45 +159,77 @@ def _score_batch(
     batch_size: int,
 ) -> Iterator[tuple[_Task, float, bool]]:
     """Scores all continuations of some contexts, of which ``prefix`` holds the first tokens."""
-    batch = left_padded([list(context) for context in contexts], pad_id, model.device)
-    longer = any(len(task.ids) > 1 for own in tasks for task in own)
+    leads = [_lead(own, MAX_LOGITS // batch_size) for own in tasks]
+    whole = [[*context, *lead] for context, lead in zip(contexts, leads, strict=True)]
+    batch = left_padded(whole, pad_id, model.device)
+    places = [(row, task) for row, own in enumerate(tasks) for task in own]
+    left = [task.ids[len(leads[row]) :] for row, task in places]
     cached = 0
-    call: dict[str, Any] = {"use_cache": longer}
+    call: dict[str, Any] = {"use_cache": max(map(len, left)) > 1}
     if prefix is not None:
         cached = length
         call = {"use_cache": True, "past_key_values": _padded_prefix(prefix, length, batch)}
+    keep = max(map(len, leads)) + 1
     output = model(
         input_ids=batch["input_ids"][:, cached:],
         attention_mask=batch["attention_mask"],
         position_ids=batch["position_ids"][:, cached:],
-        logits_to_keep=1,
+        logits_to_keep=keep,
         **call,
     )
-    logits = output.logits[:, -1].float()
-    places = [(row, task) for row, own in enumerate(tasks) for task in own]
-    rows = torch.tensor([row for row, _ in places], device=model.device)
-    first = torch.tensor([task.ids[0] for _, task in places], device=model.device)
-    logprobs = logits.log_softmax(-1)[rows, first].double().cpu().numpy()
-    greedy = (logits.argmax(-1)[rows] == first).cpu().numpy()
-    rest = sorted(
-        (i for i, (_, task) in enumerate(places) if len(task.ids) > 1),
-        key=lambda i: len(places[i][1].ids),
-    )
+    logits = output.logits[:, -keep:].float()
+    of_lead, lead_greedy = _chosen(logits[:, :-1], leads, from_the_right=True)
+    # The leads end together, so that what follows each of them is predicted at the last position.
+    last = logits[:, -1]
+    rows = [row for row, _ in places]
+    first = torch.tensor([ids[0] for ids in left], device=model.device)
+    logprobs = (last[rows, first] - last.logsumexp(-1)[rows]).double().cpu().numpy() + of_lead[rows]
+    greedy = (last.argmax(-1)[rows] == first).cpu().numpy() & lead_greedy[rows]
+    rest = sorted((i for i, ids in enumerate(left) if len(ids) > 1), key=lambda i: len(left[i]))
     if rest:
         cache = _checked_cache(model, output.get("past_key_values"))
-        for chunk in _chunks(rest, [len(places[i][1].ids) - 1 for i in rest], batch_size):
+        for chunk in _chunks(rest, [len(left[i]) - 1 for i in rest], batch_size):
             more, all_greedy = _continue(
-                model,
-                batch,
-                cache,
-                [places[i][0] for i in chunk],
-                [places[i][1].ids for i in chunk],
-                pad_id,
+                model, batch, cache, [rows[i] for i in chunk], [left[i] for i in chunk], pad_id
             )
             logprobs[chunk] += more
             greedy[chunk] &= all_greedy
     for (_, task), logprob, is_greedy in zip(places, logprobs, greedy, strict=True):
         yield task, float(logprob), bool(is_greedy)
+
+
+def _lead(tasks: list[_Task], most: int) -> Ids:
+    """What all continuations of a context begin with, and do not end with; at most so many tokens.
+
+    It runs with the context: answers such as ``answer1`` and ``answer2`` need no second pass.
+    """
+    first, last = min(task.ids for task in tasks), max(task.ids for task in tasks)
+    shortest = min(len(task.ids) for task in tasks)
+    return first[: min(_common(first, last), shortest - 1, most - 1)]
+
+
+def _chosen(
+    logits: Tensor, targets: Sequence[Ids], *, from_the_right: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Log-likelihood of some tokens, and whether they are the most likely ones.
+
+    Args:
+        logits: ``(rows, width, vocabulary)``, float32.
+        targets: For each row at most ``width`` tokens, predicted at its first positions.
+        from_the_right: They are predicted at its last positions.
+    """
+    width, device = logits.shape[1], logits.device
+    ids = torch.zeros((len(targets), width), dtype=torch.long)
+    real = torch.zeros((len(targets), width), dtype=torch.bool)
+    for row, own in enumerate(targets):
+        at = slice(width - len(own), width) if from_the_right else slice(0, len(own))
+        ids[row, at] = torch.tensor(own, dtype=torch.long)
+        real[row, at] = True
+    ids, real = ids.to(device), real.to(device)
+    chosen = logits.gather(2, ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)
+    total: NDArray[np.float64] = (chosen.double() * real).sum(1).cpu().numpy()
+    greedy: NDArray[np.bool_] = ((logits.argmax(-1) == ids) | ~real).all(1).cpu().numpy()
+    return total, greedy
 
 
 def _padded_prefix(prefix: Cache, length: int, batch: dict[str, Tensor]) -> Cache:
@@ -226,26 +258,20 @@ def _continue(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """All but the first token of ``continuations[i]`` after context ``rows[i]``."""
     device = model.device
-    lengths = torch.tensor([len(ids) - 1 for ids in continuations], device=device)
-    width = int(lengths.max())
+    width = max(map(len, continuations)) - 1
     padded = torch.tensor(
-        [[*ids, *[pad_id] * (width + 1 - len(ids))] for ids in continuations], device=device
+        [[*ids[:-1], *[pad_id] * (width + 1 - len(ids))] for ids in continuations], device=device
     )
     index = torch.tensor(rows, device=device)
     # Padding is on the right here, where no token of a continuation can see it.
-    steps = torch.arange(width, device=device)
     logits = model(
-        input_ids=padded[:, :-1],
+        input_ids=padded,
         attention_mask=pad(batch["attention_mask"][index], (0, width), value=1),
-        position_ids=batch["position_ids"][index, -1:] + 1 + steps,
+        position_ids=batch["position_ids"][index, -1:] + 1 + torch.arange(width, device=device),
         past_key_values=_selected(cache, index),
         use_cache=True,
-    ).logits.float()
-    targets, real = padded[:, 1:], steps < lengths[:, None]
-    chosen = logits.gather(2, targets[:, :, None])[:, :, 0] - logits.logsumexp(-1)
-    total: NDArray[np.float64] = (chosen.double() * real).sum(1).cpu().numpy()
-    greedy: NDArray[np.bool_] = ((logits.argmax(-1) == targets) | ~real).all(1).cpu().numpy()
-    return total, greedy
+    ).logits
+    return _chosen(logits.float(), [ids[1:] for ids in continuations])
 
 
 def _chunks(items: list[int], lengths: list[int], batch_size: int) -> Iterator[list[int]]:
