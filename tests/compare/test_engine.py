@@ -61,6 +61,14 @@ def test_why_a_silent_process_ended() -> None:
     assert describe_exit(-signal.SIGSEGV) == "The process was ended by SIGSEGV"
 
 
+def test_a_process_ends_by_itself_and_says_how(tmp_path: Path) -> None:
+    """Not aborted by the thread that watches its standard input."""
+    assert run_process(str(tmp_path), {}) == 1
+    log = (tmp_path / "log.txt").read_text()
+    assert "job.json cannot be read" in log
+    assert "Fatal Python error" not in log
+
+
 def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DependencyError, match=r"pip install 'doratune\[ray\]'"):

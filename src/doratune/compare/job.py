@@ -88,7 +88,9 @@ def _write_changes(run: RunFolder, recipe: Recipe, job: JobRecord) -> None:
 
 def _end_with_input() -> None:
     """Ends this process once nobody holds the other end of its standard input."""
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its lock, held by this thread, would abort the process when it ends by itself.
+    while os.read(0, 4096):
+        pass
     os._exit(130)
 
 
