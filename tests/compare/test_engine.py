@@ -14,7 +14,7 @@ import pytest
 
 from doratune.compare.engine import open_engine
 from doratune.compare.engine.local import LocalEngine, _environment, visible_gpus
-from doratune.compare.engine.process import describe_exit
+from doratune.compare.engine.process import describe_exit, run_process
 from doratune.compare.jobs import Jobs
 from doratune.compare.setting import make_setting
 from doratune.compare.sweep import final_jobs
