@@ -26,7 +26,8 @@ def norms(spread: float, n: int = 4000, seed: int = 0) -> torch.Tensor:
 def test_the_distance_by_numpy() -> None:
     n, m = norms(0.3), norms(0.3) * norms(0.05, seed=1)
     log_m, log_n = np.log(m.double().numpy()), np.log(n.double().numpy())
-    expected = np.median(np.abs(log_m - log_n)) / np.median(np.abs(log_m - np.median(log_m)))
+    rms = [np.sqrt(np.mean((log_m - each) ** 2)) for each in (log_n, np.median(log_m))]
+    expected = rms[0] / rms[1]
     assert distance([layer_fit("a", m, n)]) == pytest.approx(expected, rel=1e-3)
     assert expected == pytest.approx(0.05 / 0.3, rel=0.1)
 
@@ -39,6 +40,12 @@ def test_untrained_and_unrelated_magnitudes() -> None:
     problems = list(fit_problems([layer_fit("a", norms(0.3), norms(0.3, seed=1))], "the base"))
     assert "do not belong to the weights of the base: their distance" in problems[0]
     assert f"at most {OTHER_BASE} was expected" in problems[0]
+
+
+def test_all_magnitudes_beyond_reach() -> None:
+    fit = layer_fit("a", 50 * norms(0.3), norms(0.3))
+    assert distance([fit]) is None
+    assert "4000 of 4000 magnitudes are far from" in next(fit_problems([fit], "base"))
 
 
 def test_layers_count_together() -> None:
@@ -70,7 +77,8 @@ def test_no_spread_and_no_layers() -> None:
     ],
 )
 def test_single_values(magnitude: float, norm: float, odd: bool) -> None:
-    m, n = torch.ones(9), torch.ones(9)
+    n = torch.tensor([0.3, 0.5, 0.7, 1.0, 1.0, 1.5, 2.0, 3.0, 4.0])
+    m = n.clone()
     m[3], n[3] = magnitude, norm
     fit = layer_fit("some.layer", m, n)
     assert fit.odd == ([3] if odd else [])

@@ -2,11 +2,14 @@
 
 Two questions, both about logarithms, in which a step of training is alike for large and small norms.
 
-*Another base.* Over all layers, how far are the magnitudes from the base's norms, measured by how far
-they are from their own median within the layer? ``distance`` is the median of ``|log m - log ‖W‖|``
-over the median of ``|log m - median log m|``: 0 for an untrained adapter, 1 where the norms say no
-more about the magnitudes than one number a layer would, 1.4 for norms of the same spread that have
-nothing to do with them. `OTHER_BASE` says what was measured.
+*Another base.* ``distance`` is the root mean square of ``log m - log ‖W‖`` over all output features of
+all layers, over that of ``log m - median log m`` within each layer. It is 0 for an untrained adapter, 1
+where the norms say no more about the magnitudes than one number a layer would, and 1.4 for norms of the
+same spread that have nothing to do with them. On SmolLM2-135M, whose norms spread by 0.20 (root mean
+square of the logarithm within layers), magnitudes that moved at random by 2 % have 0.10, by 10 % 0.44
+and by 20 % 0.70. The same magnitudes beside the weights of the next layers have 1.38 to 1.61, beside
+its rows in another order 1.38, and beside random weights of the same size 1.03. Not told apart are
+bases that are nearly the same: weights moved by a tenth of their size have 0.11, rounded to 4 bits 0.10.
 
 *A damaged value.* A magnitude below a tenth or above ten times its norm is none that training leaves;
 for rows whose norm is below a tenth of the layer's median the distance is measured by that. So a zero,
@@ -26,7 +29,8 @@ from torch import Tensor
 from doratune.adapter.files import AdapterWeights, LayerDelta
 
 OTHER_BASE = 0.7
-"""Magnitudes further from the norms than this part of their own spread are of another base."""
+"""Magnitudes further from the norms than this part of their own spread are of another base: half way
+between what any training leaves and what was measured of other bases."""
 
 _FACTOR = 10.0
 _ALIKE = 1e-3
@@ -39,7 +43,7 @@ class LayerFit(NamedTuple):
     ratio_O: Tensor
     """``m / ‖W‖``, (out_features,), float32; 1 where both are zero."""
     far_O: Tensor
-    """``|log m - log ‖W‖|``, of the features where both are above zero."""
+    """``|log m - log ‖W‖|``, without the odd features and those whose norm is near zero."""
     spread_O: Tensor
     """``|log m - median log m|``, of the same."""
     odd: list[int]
@@ -63,7 +67,7 @@ def layer_fit(layer: str, magnitude: Tensor, norm: Tensor) -> LayerFit:
         (m_O >= n_O / _FACTOR) & (m_O <= n_O * _FACTOR),
         m_O.abs() <= small * _FACTOR,
     )
-    compared = ordinary & (m_O > 0)
+    compared = ordinary & fits
     log_m, log_n = m_O[compared].log(), n_O[compared].log()
     center = log_m.median() if len(log_m) else log_m
     return LayerFit(
@@ -76,12 +80,15 @@ def layer_fit(layer: str, magnitude: Tensor, norm: Tensor) -> LayerFit:
 
 
 def distance(fits: Iterable[LayerFit]) -> float | None:
-    """How far magnitudes are from norms, by their own spread; None where neither has a spread."""
+    """How far magnitudes are from norms, by their own spread; None where there is none to compare."""
     fits = list(fits)
     if not fits:
         return None
-    far = torch.cat([fit.far_O for fit in fits]).median().item()
-    spread = torch.cat([fit.spread_O for fit in fits]).median().item()
+    far_O = torch.cat([fit.far_O for fit in fits])
+    if not len(far_O):
+        return None
+    far = far_O.square().mean().sqrt().item()
+    spread = torch.cat([fit.spread_O for fit in fits]).square().mean().sqrt().item()
     if spread == 0:  # magnitudes that are all alike, on norms that are so too or that are not
         return None if far < _ALIKE else float("inf")
     return far / spread
