@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from doratune.base import tensor_files
+from doratune.base import num_bytes, tensor_files
 from doratune.errors import ModelError
 from tests.tiny import tiny_model
 
@@ -72,3 +74,12 @@ def test_truncated_file(base_copy: Path, kept: int) -> None:
     message = f"{file} is not a whole safetensors file"
     with pytest.raises(ModelError, match=re.escape(message)):
         tensor_files(base_copy)
+
+
+def test_size_in_another_precision(shards: Path) -> None:
+    tied = {"lm_head.weight"}
+    numbers = sum(t.numel() for name, t in tiny_model().state_dict().items() if name not in tied)
+    files = tensor_files(shards)
+    assert (num_bytes(files, 4), num_bytes(files, 2)) == (4 * numbers, 2 * numbers)
+    save_file({"steps": torch.zeros(3, dtype=torch.int64)}, shards / "model.safetensors")
+    assert num_bytes(tensor_files(shards), 2) == 3 * 8, "what is no floating-point number stays"
