@@ -67,6 +67,11 @@ def test_a_quantised_base_is_another_base(adapter: Path, tiny_base: Path) -> Non
     ):
         load_adapter(load_base(tiny_base), adapter)
     assert load_adapter(load_base(tiny_base), adapter, any_base=True)
+    write_origin(adapter, tiny_base)
+    base = load_base(tiny_base)
+    base.is_loaded_in_8bit = True
+    with pytest.raises(AdapterError, match="in its own precision, and this one is in 8 bits"):
+        load_adapter(base, adapter)
 
 
 def test_without_record_the_magnitudes_tell(adapter: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def _check_precision(base_model: PreTrainedModel, path: Path) -> None:
     if origin is None:
         return
     found = "nf4" if getattr(base_model, "is_loaded_in_4bit", False) else None
+    if getattr(base_model, "is_loaded_in_8bit", False):
+        found = "int8"
     if found != origin.quantize:
         raise AdapterError(
             f"{path} was trained over a base in {_precision(origin.quantize)}, and this one is in "
@@ -123,7 +125,8 @@ def _check_precision(base_model: PreTrainedModel, path: Path) -> None:
 
 
 def _precision(quantize: str | None) -> str:
-    return "4 bits (NF4)" if quantize else "its own precision"
+    names = {"nf4": "4 bits (NF4)", "int8": "8 bits", None: "its own precision"}
+    return names[quantize]
 
 
 def _put_on(base_model: PreTrainedModel, path: Path, trainable: bool) -> PeftModel:
