@@ -54,12 +54,12 @@ def settings(device: str, quick: bool) -> list[Setting]:
         return [Setting("MMLU, 5-shot", "mmlu", "mmlu", 6, "toy", "float32", 4)]
     dtype, size = ("bfloat16", 32) if device == "cuda" else ("float32", 16)
     return [
-        Setting("MMLU anatomy, 5-shot", "mmlu_anatomy", "mmlu", 32, "SmolLM2-135M", dtype, size),
+        Setting("MMLU anatomy, 5-shot", "mmlu_anatomy", "mmlu", 20, "SmolLM2-135M", dtype, size),
         Setting(
             "ARC-Easy, answers scored, 0-shot",
             "commonsense_likelihood_ARC-Easy",
             "commonsense",
-            48,
+            24,
             "SmolLM2-135M",
             dtype,
             size,

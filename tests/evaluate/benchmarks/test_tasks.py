@@ -124,6 +124,12 @@ def test_wrong_names(folder: Path, names: list[str], message: str) -> None:
         load(folder, *names)
 
 
+def test_more_worked_examples_than_there_are(folder: Path) -> None:
+    message = r"num_fewshot is 6, but 'mmlu' has 5 worked examples to choose from"
+    with pytest.raises(ConfigError, match=message):
+        load(folder, "mmlu", num_fewshot=6)
+
+
 @pytest.mark.slow
 def test_a_task_of_the_hub_without_network(folder: Path) -> None:
     with pytest.raises(

@@ -196,6 +196,11 @@ def _checked(benchmark: Benchmark, settings: BenchmarksSection) -> Benchmark:
         usual = own if own is not None else _MMLU_FEWSHOT if is_mmlu else 0
         # As in lm-eval, a task that says 0 is not asked otherwise.
         task.set_config("num_fewshot", usual if asked is None or own == 0 else asked)
+        if task.config.num_fewshot > (available := len(task.fewshot_docs())):
+            raise ConfigError(
+                f"eval.benchmarks.num_fewshot is {task.config.num_fewshot}, but {benchmark.name!r} has "
+                f"{available} worked examples to choose from. Take fewer."
+            )
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
     first = next(iter(benchmark.subjects.values()))
     return benchmark._replace(
