@@ -76,3 +76,13 @@ def test_a_reference_that_is_no_arm(place: Place) -> None:
     result = place("compare", place.recipe)
     assert result.code == 2
     assert "reference 'lora' is not among the arms (dora)" in result.err
+
+
+def test_a_reference_without_a_finished_run(place: Place, engine: InlineEngine) -> None:
+    engine.before = lambda name: -9 if name.startswith("lora") else None
+    result = place("compare", place.recipe)
+    assert result.code == 1
+    assert (
+        "On tiny nothing can be compared: LoRA, the reference, has no finished run." in result.out
+    )
+    assert (place.run / "compare.html").exists()
