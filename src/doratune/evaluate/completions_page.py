@@ -27,8 +27,8 @@ def completions_page(items: list[ReviewItem], run: RunFolder, recipe: Recipe) ->
         f"# Completions of {recipe.name}\n",
         f"{num_test} test prompts, chosen by hash, and {len(items) - num_test} edge cases. Base is "
         f"{recipe.model.source}; both models answer greedily, with at most "
-        f"{recipe.eval.completions.max_new_tokens} new tokens. To give a verdict on each: "
-        f"`doratune review completions {run.path}`.\n",
+        f"{recipe.eval.completions.max_new_tokens} new tokens (longer answers are cut). A verdict on "
+        f"each: `doratune review completions {run.path}`.\n",
         _overview(items),
         *(_section(number, item) for number, item in enumerate(items, 1)),
     ]
