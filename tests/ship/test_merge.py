@@ -137,7 +137,7 @@ def test_loads_in_plain_transformers(base: Path, adapter: Path, tmp_path: Path) 
 
 def test_what_else_is_in_the_folder(base: Path, adapter: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "base")
-    for name in ("pytorch_model.bin", "model.gguf", "doratune.json", ".cache"):
+    for name in ("pytorch_model.bin", "model.gguf", "doratune.json", "README.md", ".cache"):
         (source / name).write_text("x")
     (source / "onnx").mkdir()
     (tmp_path / "merged").mkdir()

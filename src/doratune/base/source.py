@@ -70,6 +70,7 @@ def _hub_folder(name: str, revision: str | None) -> Path:
                 revision=revision,
                 allow_patterns=[
                     "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*",
+                    "LICENSE*", "NOTICE*", "README.md",  # the terms, which go along with an export
                 ],
                 # Copies in other formats: onnx/, original/, and Mistral's own naming.
                 ignore_patterns=["*/*", "consolidated*"],

@@ -187,7 +187,7 @@ def _copy_others(source: Path, folder: Path) -> None:
             and not file.name.startswith(".")
             and file.suffix not in _WEIGHT_SUFFIXES
             and not file.name.endswith(".index.json")
-            and file.name != ORIGIN
+            and file.name not in (ORIGIN, "README.md")  # these speak of another model
         ):
             shutil.copyfile(file, folder / file.name)
 

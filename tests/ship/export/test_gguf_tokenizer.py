@@ -87,8 +87,10 @@ def test_sentencepiece_has_scores_in_the_order_of_merges(tmp_path: Path) -> None
     assert kinds[:4] == [2, 3, 3, 6]  # unknown, control, control, byte
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     made = list(dict.fromkeys(first + second for first, second in merges))
-    ordered = sorted(made, key=lambda token: -scores[tokens.index(token)])
-    assert ordered == made
+    ranked = [scores[tokens.index(token)] for token in made]
+    assert ranked == sorted(
+        set(ranked), reverse=True
+    )  # the first merge has the highest, none twice
     assert keys["bos_token_id"] == 1
     assert keys["add_bos_token"] is True
 

@@ -23,7 +23,7 @@ from doratune.ship.export.in_llama import (
 )
 from tests.ship.adapters import edit_tensors
 from tests.ship.export.models import FAMILIES, save_family
-from tests.ship.export.tokenizers import BYTE_LEVEL, TEXTS, byte_level
+from tests.ship.export.tokenizers import BYTE_LEVEL, JUMBLED, TEXTS, byte_level
 from tests.tiny import tiny_model
 
 LABELS = Labels("tiny", None, "f" * 64, "a" * 64)
@@ -56,7 +56,9 @@ def test_texts_are_read_to_the_same_tokens(kind: str, tmp_path: Path, llama: str
     if kind != "sentencepiece":
         byte_level(kind).save_pretrained(source)
     write_gguf(source, tmp_path / "m.gguf", "f32", LABELS)
-    texts = TEXTS[:4] if kind == "sentencepiece" else [*TEXTS, "<tool> a<tool>b"]
+    texts = (
+        [*TEXTS[:4], JUMBLED] if kind == "sentencepiece" else [*TEXTS, JUMBLED, "<tool> a<tool>b"]
+    )
     found = run_llama(llama, tmp_path / "m.gguf", [[3, 4]], texts, 1)
     tokenizer = AutoTokenizer.from_pretrained(source)
     for text, ids in zip(texts, found.ids, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 from tokenizers import (
     AddedToken,
@@ -26,6 +27,8 @@ TEXTS = [
     "don't DON'T I'LL I'Ve",
     "<|im_start|>user\nWhat?<|im_end|>\n",
 ]
+JUMBLED = "".join(random.Random(0).choices("eethiinnlaocr uts", k=600))
+"""Letters in which one merge takes another its letters: the order of merges decides."""
 
 # As Meta-Llama-3-8B, Qwen2-7B and Mistral-Nemo-Base-2407 have it in their tokenizer.json.
 LLAMA3 = (
