@@ -114,9 +114,9 @@ class _Asking:
         told = " and ".join(f"{len(a.examples):,} {a.split} questions" for a in self.asked)
         console.print(f"Asking the tuned and the base model {told}")
         # The tuned model comes first: a damaged adapter shows before the base has taken its time.
-        answers: dict[Model, ModelAnswers] = {
-            model: self._answers_of(model) for model in reversed(MODELS)
-        }
+        answers: dict[Model, ModelAnswers] = {"tuned": self._answers_of("tuned")}
+        gc.collect()  # PEFT's models hold themselves; there may not be room for two
+        answers["base"] = self._answers_of("base")
         samples = [sample for model in MODELS for sample in answers[model].samples]
         task = self.recipe.eval.task
         write_jsonl(self.run.samples(task), [sample.model_dump() for sample in samples])
@@ -155,8 +155,6 @@ class _Asking:
             seconds=seconds,
             samples=samples,
         )
-        del model
-        gc.collect()
         answers.write(path)
         return answers
 
