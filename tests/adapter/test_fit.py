@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from doratune.adapter.files import AdapterWeights, LayerDelta
 from doratune.adapter.fit import (
     OTHER_BASE,
+    OTHER_LAYER,
     distance,
     fit_problems,
     fit_to_folder,
@@ -48,11 +49,27 @@ def test_all_magnitudes_beyond_reach() -> None:
     assert "4000 of 4000 magnitudes are far from" in next(fit_problems([fit], "base"))
 
 
-def test_layers_count_together() -> None:
-    """One layer that moved far among many that did not says nothing of the base."""
+def test_one_layer_of_another_place() -> None:
+    """Among many that fit; too small a layer says nothing."""
     fits = [layer_fit(str(k), norms(0.3, 100, k), norms(0.3, 100, k)) for k in range(9)]
-    fits.append(layer_fit("9", norms(0.3, 100, 9), norms(0.3, 100, 10)))
-    assert list(fit_problems(fits, "base")) == []
+    swapped = layer_fit("9", norms(0.3, 100, 9), norms(0.3, 100, 10))
+    problems = list(fit_problems([*fits, swapped], "the base"))
+    assert len(problems) == 1
+    assert (
+        "layer 9: its magnitudes are not in the order of the norms of this layer in" in problems[0]
+    )
+    small = layer_fit("9", norms(0.3, 31, 9), norms(0.3, 31, 10))
+    assert small.apart is None
+
+
+@pytest.mark.parametrize("moved", [0.02, 0.3, 1.0])
+def test_training_moves_no_layer_to_another_place(moved: float) -> None:
+    """However far, and by a common factor too: what moved knows nothing of the norms."""
+    for seed in range(20):
+        n = norms(0.3, 64, seed)
+        fit = layer_fit("a", 1.5 * n * norms(moved, 64, seed + 100), n)
+        assert fit.apart is not None
+        assert fit.apart < OTHER_LAYER
 
 
 def test_no_spread_and_no_layers() -> None:
