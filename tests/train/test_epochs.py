@@ -15,11 +15,13 @@ from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base, load_tokenizer
 from doratune.data import Renderer, read_examples
 from doratune.errors import DataError
+from doratune.progress import progress_bar
 from doratune.recipe import Recipe
 from doratune.record.evaluation import EpochFigures
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile, Step, TrainFile
 from doratune.train import train_model
+from doratune.train.epochs import EpochLog
 from doratune.train.validation import Validation, evaluating
 from tests.base.test_likelihood import plain_logprob
 from tests.tiny import tiny_model
@@ -226,3 +228,14 @@ def test_measuring_draws_no_random_number(tmp_path: Path, tiny_base: Path) -> No
     validation.figures(tiny_model().train())
     assert torch.equal(torch.get_rng_state(), state[0])
     assert (np.random.get_state()[1] == state[1]).all()
+
+
+def test_lines_of_another_training_go(tmp_path: Path, tiny_base: Path) -> None:
+    settings = settings_of(tmp_path, tiny_base)
+    run = prepared(tmp_path, settings)
+    validation = Validation(run, settings, load_tokenizer(tiny_base))
+    line = EpochFigures(epoch=0, step=0, metrics={"accuracy": 1}, num_examples=1, seconds=1)
+    for resumed_step, kept in ((3, [line]), (0, [])):
+        run.epochs.write_text(line.model_dump_json() + "\n")
+        EpochLog(run.epochs, resumed_step, progress_bar(), validation)
+        assert EpochFigures.read_lines(run.epochs) == kept

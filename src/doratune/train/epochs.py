@@ -24,7 +24,8 @@ class EpochLog(TrainerCallback):
         self, path: Path, resumed_step: int, progress: Progress, validation: Validation
     ) -> None:
         self.path, self.progress, self.validation = path, progress, validation
-        kept = [line for line in EpochFigures.read_lines(path) if line.step <= resumed_step]
+        lines = EpochFigures.read_lines(path) if resumed_step else []  # or of another training
+        kept = [line for line in lines if line.step <= resumed_step]
         self.last_step = kept[-1].step if kept else -1
         path.write_text("".join(line.model_dump_json() + "\n" for line in kept))
 
