@@ -357,3 +357,9 @@ def test_both_themes_and_paper_have_their_colours(page: str) -> None:
     used = set(re.findall(r"var\((--[a-z-]+)\)", style)) - {"--heat"}
     root = style[: style.index("@media")]
     assert all(f"{name}:" in root for name in used)
+
+
+def test_how_the_answers_were_had_is_no_evaluation(run: RunFolder) -> None:
+    whole = render(run)
+    run.answers("test").write_text("{}")
+    assert render(run) == whole
