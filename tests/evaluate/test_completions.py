@@ -102,8 +102,14 @@ def test_a_very_long_prompt_fits_the_model(run: RunFolder, tiny_base: Path) -> N
     )
     write_completions(run, recipe)
     renderer = Renderer(load_tokenizer(tiny_base))
-    lengths = [len(renderer.prompt(item.messages[:-1])) for item in items(run)]
-    assert 400 < max(lengths) <= 512 - 3
+    prompts = {item.place: renderer.prompt(item.messages[:-1]) for item in items(run)}
+    longest = max(prompts, key=lambda place: len(prompts[place]))
+    assert longest == "edge case: very long input"
+    assert 400 < len(prompts[longest]) <= 512 - 3
+    said = next(item.beside["base model"] for item in items(run) if item.place == longest)
+    stop = renderer.tokenizer.eos_token_id
+    expected = plain_greedy(load_base(tiny_base), prompts[longest], stop=stop, max_new=3)
+    assert said == renderer.tokenizer.decode(expected) != ""
 
 
 def test_the_page_shows_everything_and_nothing_breaks_out_of_it(
