@@ -363,3 +363,17 @@ def test_how_the_answers_were_had_is_no_evaluation(run: RunFolder) -> None:
     whole = render(run)
     run.answers("test").write_text("{}")
     assert render(run) == whole
+
+
+def test_of_very_many_classes_the_most_frequent_have_a_row(run: RunFolder) -> None:
+    file = eval_file(labels=[str(n) for n in range(200)])
+    first = file.tuned.classes[0]
+    file.tuned.classes = [
+        first.model_copy(update={"label": f"class {n}", "support": n}) for n in range(200)
+    ]
+    file.base.classes, file.tuned.confusion = [], []
+    file.write(run.eval_file("test"))
+    page = render(run)
+    assert "The 60 most frequent of 200." in page
+    assert '<th scope="row">class 199</th>' in page
+    assert page.count('<th scope="row">class ') == 60

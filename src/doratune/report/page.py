@@ -15,7 +15,7 @@ from doratune.report.tables.arms import arm_forest
 from doratune.report.tables.benchmarks import benchmarks
 from doratune.report.tables.calibration import calibration
 from doratune.report.tables.checks import check_rows, worst_layers
-from doratune.report.tables.classes import class_rows, confusion
+from doratune.report.tables.classes import MAX_CLASSES, class_rows, confusion
 from doratune.report.tables.completions import completions, judge_rows
 from doratune.report.tables.cost import cost_rows
 from doratune.report.tables.data import found_rows, gate_rows, outcome, review_line
@@ -106,7 +106,8 @@ def _evaluation(records: Records, evaluation: Evaluation) -> dict[str, object]:
         "measured": how_measured(file),
         "majority": majority(records, file),
         "calibration": calibration(file),
-        "classes": class_rows(file),
+        "classes": class_rows(file)[:MAX_CLASSES],
+        "num_classes": len(class_rows(file)),
         "confusion": confusion(file),
         "strata": strata(file),
         "answers": answers(evaluation),

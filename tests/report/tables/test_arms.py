@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from doratune.report.tables.arms import arm_forest, arm_rows, metric_table
+from doratune.report.tables.arms import arm_forest, arm_name, arm_rows, metric_table
 from tests.report.sample_comparison import compare_file
 
 
@@ -52,3 +52,8 @@ def test_other_metrics_leave_out_the_primary_one() -> None:
     rows = metric_table(file)
     assert [key for _, key, _ in rows] == ["macro_f1", "answer_nll", "ece"]
     assert rows[0][2] == ["—", "0.881", "0.904", "0.926"]
+
+
+def test_names_begin_with_a_capital_unless_they_are_written_otherwise() -> None:
+    assert arm_name("full") == "Full fine-tuning"
+    assert arm_name("rslora") == "rsLoRA"

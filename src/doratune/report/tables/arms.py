@@ -41,7 +41,9 @@ class Forest(NamedTuple):
 
 def arm_name(arm: Arm) -> str:
     """What an arm is called at the head of a line."""
-    return first_upper(ARMS[arm])
+    name = ARMS[arm]
+    # rsLoRA keeps its small letters.
+    return first_upper(name) if name.partition(" ")[0].islower() else name
 
 
 def arm_rows(file: CompareFile) -> list[ArmRow]:

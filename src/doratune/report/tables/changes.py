@@ -72,15 +72,20 @@ def _means_over_seeds(file: CompareFile) -> dict[Arm, dict[str, tuple[float, flo
 
 def correlated(one: ChangeCorrelation | None) -> str:
     """A correlation with its interval."""
+    value, ends = _figures(one)
+    return f"{value} ({ends})" if ends else value
+
+
+def _figures(one: ChangeCorrelation | None) -> tuple[str, str]:
     if one is None:
-        return NOT_MEASURED
+        return NOT_MEASURED, ""
     interval = one.correlation
-    return f"{plain(interval.value, 2)} ({plain(interval.low, 2)} to {plain(interval.high, 2)})"
+    return plain(interval.value, 2), f"{plain(interval.low, 2)} to {plain(interval.high, 2)}"
 
 
-def correlation_rows(file: CompareFile) -> list[tuple[str, list[str]]]:
-    """Kind of matrix, and its correlation in every arm that was analysed, in their order."""
+def correlation_rows(file: CompareFile) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Kind of matrix, and its correlation and interval in every arm, in their order."""
     found = {(one.arm, one.kind): one for one in file.correlations}
     arms = list(dict.fromkeys(change.arm for change in file.changes))
     kinds = dict.fromkeys(one.kind for one in file.correlations)
-    return [(kind, [correlated(found.get((arm, kind))) for arm in arms]) for kind in kinds]
+    return [(kind, [_figures(found.get((arm, kind))) for arm in arms]) for kind in kinds]

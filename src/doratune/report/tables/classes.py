@@ -10,6 +10,8 @@ from doratune.report.text import percent
 MAX_HEAT_LABELS = 20
 """A confusion matrix of more labels is told by its largest confusions."""
 MAX_CONFUSIONS = 12
+MAX_CLASSES = 60
+"""Of more classes the most frequent have a row."""
 
 
 def class_rows(file: EvalFile) -> list[tuple[str, ClassFigures | None, ClassFigures | None]]:
