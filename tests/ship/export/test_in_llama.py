@@ -19,6 +19,7 @@ from doratune.ship.export.in_llama import (
     greedy,
     interpreter,
     perplexity,
+    reference_of,
     run_llama,
 )
 from tests.ship.adapters import edit_tensors
@@ -75,7 +76,7 @@ def test_every_precision_passes_the_check(kind: str, tmp_path: Path, llama: str)
         llama,
         tmp_path / "m.gguf",
         kind,
-        load_base(source, "float32"),
+        reference_of(load_base(source, "float32"), ids),
         tokenizer,
         ids,  # type: ignore[arg-type]
     )
@@ -91,11 +92,10 @@ def test_another_model_is_found(tmp_path: Path, llama: str) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     edit_tensors(source / "model.safetensors", **{name: torch.zeros(64, 96)})
     tokenizer = AutoTokenizer.from_pretrained(source)
+    ids = [tokenizer(text).input_ids for text in TEXTS]
+    reference = reference_of(load_base(source, "float32"), ids)
     with pytest.raises(VerificationError, match=r"m\.gguf in llama\.cpp is not the merged model"):
-        check_in_llama(
-            llama, tmp_path / "m.gguf", "q8_0", load_base(source, "float32"), tokenizer,
-            [tokenizer(text).input_ids for text in TEXTS],
-        )  # fmt: skip
+        check_in_llama(llama, tmp_path / "m.gguf", "q8_0", reference, tokenizer, ids)
 
 
 def test_a_wrong_pre_tokenizer_is_found(
@@ -107,11 +107,10 @@ def test_a_wrong_pre_tokenizer_is_found(
     )
     write_gguf(source, tmp_path / "m.gguf", "f32", LABELS)
     tokenizer = AutoTokenizer.from_pretrained(source)
+    ids = [tokenizer(text).input_ids for text in TEXTS]
+    reference = reference_of(load_base(source, "float32"), ids)
     with pytest.raises(VerificationError, match=r"reads .* to other tokens from token \d+ on"):
-        check_in_llama(
-            llama, tmp_path / "m.gguf", "f32", load_base(source, "float32"), tokenizer,
-            [tokenizer(text).input_ids for text in TEXTS],
-        )  # fmt: skip
+        check_in_llama(llama, tmp_path / "m.gguf", "f32", reference, tokenizer, ids)
 
 
 def test_a_file_that_llama_cannot_load(tmp_path: Path, llama: str) -> None:

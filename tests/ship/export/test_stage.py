@@ -34,6 +34,7 @@ def test_the_record_names_every_file_and_what_it_is_of(base: Path, run: RunFolde
     assert list(file.forms) == ["peft", "lora", "bundle"]
     for form, record in file.forms.items():
         folder = run.export / form
+        assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # readable alike
         assert {f.name: f.sha256 for f in record.files} == {
             path.name: digest_file(path) for path in folder.iterdir()
         }

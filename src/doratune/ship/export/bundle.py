@@ -7,12 +7,14 @@ in parts, and never looks at it.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from doratune.adapter.config import CONFIG
 from doratune.adapter.files import PREFIX, WEIGHTS
 from doratune.progress import track
 from doratune.record.files import digest_file, write_text
@@ -54,6 +56,8 @@ def write_bundle(subject: Subject, folder: Path) -> Written:
         "adapter_sha256": digest_file(folder / WEIGHTS),
     }
     save_file(scales, folder / SCALES, metadata=metadata)
+    # safetensors writes for the owner only; an adapter is served by others too.
+    shutil.copymode(folder / CONFIG, folder / SCALES)
     renew_origin(subject, folder)
     low = min(scale.min().item() for scale in scales.values())
     high = max(scale.max().item() for scale in scales.values())

@@ -13,7 +13,7 @@ from doratune.recipe.export import GgufType
 from doratune.record.export import LogitCheck, TokenCheck
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import DataFile
-from doratune.ship.export.in_llama import VARIABLE, check_in_llama, interpreter
+from doratune.ship.export.in_llama import VARIABLE, check_in_llama, interpreter, reference_of
 from doratune.ship.export.merged import verified
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.modelfile import modelfile
@@ -80,10 +80,10 @@ def _in_llama(
     if python is None:
         return [], []
     prompts = golden_inputs(subject.run, subject.recipe, subject.base_path)
-    model = load_base(subject.run.merged, "float32")
+    reference = reference_of(load_base(subject.run.merged, "float32"), prompts)
     tokenizer = load_tokenizer(subject.run.merged)
     checks = [
-        check_in_llama(python, file, kind, model, tokenizer, prompts)
+        check_in_llama(python, file, kind, reference, tokenizer, prompts)
         for kind, file in files.items()
     ]
     return [logits for logits, _ in checks], [tokens for _, tokens in checks]

@@ -42,6 +42,15 @@ _ROUNDOFF: dict[GgufType, float] = {
 """For q8_0 half a step of the largest of 32 values, 1/254 of it."""
 
 
+class Reference(NamedTuple):
+    """What the checkpoint says in transformers, once for all files that are made of it."""
+
+    logits: list[Tensor]
+    """Of every prompt, (T, V), float32."""
+    greedy: list[int]
+    """What follows the first prompt."""
+
+
 class LlamaResult(NamedTuple):
     """What llama.cpp said."""
 
@@ -119,7 +128,7 @@ def check_in_llama(
     python: str,
     file: Path,
     kind: GgufType,
-    model: PreTrainedModel,
+    reference: Reference,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
 ) -> tuple[LogitCheck, TokenCheck]:
@@ -129,7 +138,7 @@ def check_in_llama(
         python: What `interpreter` found.
         file: The GGUF file.
         kind: Its precision.
-        model: The checkpoint it was made of, computing in float32.
+        reference: Of the checkpoint it was made of, computed in float32.
         tokenizer: Of that checkpoint.
         prompts: Token ids; the first is also the beginning of a generated text.
 
@@ -156,15 +165,15 @@ def check_in_llama(
                 f"{found[at : at + 4]}; transformers has {expected[at : at + 4]}. The pre-tokenizer's "
                 "name does not fit this tokenizer; do not use the file."
             )
-    stand_in = _Replay(prompts, result.logits)
-    figures = compare_logits(model, stand_in, prompts)
+    ours, theirs = _Replay(prompts, reference.logits), _Replay(prompts, result.logits)
+    figures = compare_logits(ours, theirs, prompts)
     limits = thresholds(kind)
     check = LogitCheck(
         what=what,
         against="merged",
         **figures._asdict(),
-        perplexity=perplexity(stand_in, prompts),
-        reference_perplexity=perplexity(model, prompts),
+        perplexity=perplexity(theirs, prompts),
+        reference_perplexity=perplexity(ours, prompts),
         thresholds=limits,
     )
     if check.mean_kl > limits["mean_kl"] or check.top1_agreement < limits["top1_agreement"]:
@@ -173,13 +182,19 @@ def check_in_llama(
             f"most {limits['mean_kl']:.3g}), the same most likely token at {check.top1_agreement:.2%} "
             f"of {check.num_tokens} positions (at least {limits['top1_agreement']:.2%}). Do not use it."
         )
-    expected = greedy(model, prompts[0], NUM_GREEDY)
     return check, TokenCheck(
         what=what,
         num_texts=len(texts),
         num_greedy=NUM_GREEDY,
-        greedy_equal=result.greedy == expected,
+        greedy_equal=result.greedy == reference.greedy,
     )
+
+
+@torch.no_grad()
+def reference_of(model: PreTrainedModel, prompts: Sequence[list[int]]) -> Reference:
+    """Runs the checkpoint on the prompts."""
+    logits = [model(torch.tensor([ids])).logits[0] for ids in prompts]
+    return Reference(logits, greedy(model, prompts[0], NUM_GREEDY))
 
 
 def thresholds(kind: GgufType) -> dict[str, float]:

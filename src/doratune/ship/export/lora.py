@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from pathlib import Path
 
 from doratune.adapter import load_adapter
+from doratune.adapter.config import CONFIG
 from doratune.adapter.files import WEIGHTS
 from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base
@@ -45,6 +47,8 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
         alpha_pattern={},
     )
     approximation = write_lora(plan, adapter, folder / WEIGHTS, rank)
+    # As in the bundle: safetensors takes away what others may read.
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)
     renew_origin(subject, folder, method="lora", figures={})
     write_text(folder / "approximation.json", approximation.model_dump_json(indent=2) + "\n")
     logits, task = _cost(subject, folder)
