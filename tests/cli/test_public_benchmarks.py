@@ -28,7 +28,7 @@ def test_a_recipe_that_names_none_is_told_so(place: Place) -> None:
     place.edit("eval:\n", f"eval:\n  benchmarks:\n    tasks: [mmlu]\n    data: {folder}\n")
     result = place("benchmarks", place.recipe)
     assert result.code == 0, result.err
-    assert "mmlu: 13 questions in 3 subjects, 5 worked examples" in result.err
+    assert "mmlu: 13 questions in 3 subjects, 5-shot" in result.err
     file = BenchmarksFile.read(place.run / "benchmarks.json")
     assert file.benchmarks[0].num_questions == 13
     again = place("benchmarks", place.recipe)

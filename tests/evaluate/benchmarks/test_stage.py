@@ -218,8 +218,8 @@ def test_it_says_what_it_will_do_and_what_came_of_it(
     texts = str(data / "texts.jsonl")
     evaluate_benchmarks(run, recipe(tiny_base, data, "mmlu", max_questions=6, texts=texts))
     said = " ".join(capsys.readouterr().err.split())
-    assert "mmlu: 6 of 13 questions in 3 subjects, 5 worked examples, about " in said
-    assert "too few to see a drop of 2" in said
+    assert "mmlu: 6 of 13 questions in 3 subjects, 5-shot, about " in said
+    assert "too few questions to see a drop of 2" in said
     assert "Perplexity of 3 texts from elsewhere" in said
     assert "mmlu: base " in said
     assert "points" in said

@@ -72,9 +72,13 @@ def announce(
         available = num_available(benchmark)
         part = f" of {available:,}" if available > len(questions) else ""
         subjects = f" in {len(benchmark.subjects)} subjects" if len(benchmark.subjects) > 1 else ""
-        shots = f", {benchmark.num_fewshot} worked examples" if benchmark.num_fewshot else ""
+        shots = f", {benchmark.num_fewshot}-shot" if benchmark.num_fewshot else ""
         points = 100 * smallest_detectable(len(questions), ASSUMED_DISCORDANCE)
-        few = f"; too few to see a drop of {max_drop_points:g}" if points > max_drop_points else ""
+        few = (
+            f"; too few questions to see a drop of {max_drop_points:g}"
+            if points > max_drop_points
+            else ""
+        )
         console.print(
             f"{benchmark.name}: {len(questions):,}{part} questions{subjects}{shots}, about "
             f"{_num_tokens(lm, questions):,} tokens. A change of {points:.1f} points would show, if "
