@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from doratune.compare import stage
 from doratune.compare.engine import open_engine
 from doratune.compare.engine.local import LocalEngine, _environment, visible_gpus
 from doratune.compare.engine.process import describe_exit, run_process
@@ -23,7 +24,7 @@ from doratune.recipe import write_recipe
 from doratune.record.comparison import CompareFile
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, TrainFile
-from tests.compare.comparisons import prepared, recipe
+from tests.compare.comparisons import InlineEngine, prepared, recipe
 
 
 def test_places_of_a_pool_have_a_gpu_and_a_share_of_the_cores(
@@ -112,45 +113,41 @@ def test_stopping_the_engine_stops_its_jobs(tmp_path: Path, tiny_base: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_ends_as_if_undisturbed(
-    tmp_path: Path, tiny_base: Path
-) -> None:
-    """Real processes, two at a time; SIGKILL in the middle of the second half."""
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path, tiny_base: Path) -> None:
+    """Real processes; SIGKILL of the command in the middle of its only training."""
     settings = recipe(
         tmp_path,
         tiny_base,
-        train={"max_steps": 40, "save_steps": 5},
-        compare={"arms": ["lora", "dora"], "learning_rates": [5e-3], "seeds": 2, "workers": 2},
+        train={"max_steps": 60, "save_steps": 5},
+        compare={"arms": ["lora"], "learning_rates": [5e-3], "seeds": 1},
     )
     write_recipe(tmp_path / "tiny.yaml", settings)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    files = []
-    for name, disturbed in (("whole", False), ("killed", True)):
-        command = [sys.executable, "-m", "doratune", "compare", str(tmp_path / "tiny.yaml")]
-        command += ["--runs", str(tmp_path / name)]
-        run = RunFolder(tmp_path / name / "tiny")
-        if disturbed:
-            parent = subprocess.Popen(command, env=environment)
-            checkpoints = run.jobs / "lora" / "lr-5e-03" / "seed-0" / "checkpoints"
-            _wait_for((checkpoints / "checkpoint-5").exists)
-            parent.kill()
-            parent.wait()
-            assert not run.compare.exists()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        files.append(CompareFile.read(run.compare))
-        assert (run.path / "compare.html").exists()
-    train = TrainFile.read(RunFolder(run.jobs / "lora/lr-5e-03/seed-0").train)
-    assert train.resumed_from_steps
-    whole, killed = files
-    assert [arm.per_seed for arm in killed.arms] == [arm.per_seed for arm in whole.arms]
-    assert [job.validation_loss for job in killed.jobs] == [j.validation_loss for j in whole.jobs]
-    assert killed.changes == whole.changes
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    job = RunFolder(run.jobs / "lora" / "lr-5e-03" / "seed-0")
+    command = [sys.executable, "-m", "doratune", "compare", str(tmp_path / "tiny.yaml")]
+    command += ["--runs", str(tmp_path / "runs")]
+    parent = subprocess.Popen(command)
+    _wait_for(lambda: any(job.checkpoints.glob("checkpoint-*")))
+    parent.kill()
+    parent.wait()
+    _wait_for(lambda: _unlocked(job))
+    assert not job.adapter.exists()
+    base = run.jobs / "base" / "job.json"
+    before = base.stat().st_mtime_ns
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert base.stat().st_mtime_ns == before, "done once"
+    assert TrainFile.read(job.train).resumed_from_steps
+    assert [j.status for j in CompareFile.read(run.compare).jobs] == ["done", "done"]
+    assert run.compare_report.exists()
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_gives_the_figures_of_one_machine(tmp_path: Path, tiny_base: Path) -> None:
-    """A local cluster of two nodes with a core each."""
+def test_a_ray_cluster_gives_the_figures_of_one_machine(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local cluster of two nodes with a core each, against the same jobs in this process."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -158,29 +155,28 @@ def test_a_ray_cluster_gives_the_figures_of_one_machine(tmp_path: Path, tiny_bas
         tmp_path,
         tiny_base,
         train={"max_steps": 4},
-        compare={"arms": ["lora"], "learning_rates": [2e-3, 1e-2], "seeds": 2},
+        compare={"arms": ["lora"], "learning_rates": [5e-3], "seeds": 1},
     )
-    write_recipe(tmp_path / "tiny.yaml", settings)
+    here, there = (prepared(tmp_path / name, settings) for name in ("here", "there"))
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "open_engine", lambda *_: InlineEngine())
+        stage.compare_recipe(here, settings)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    files = []
     try:
-        for engine in ("local", "ray"):
-            command = [sys.executable, "-m", "doratune", "compare", str(tmp_path / "tiny.yaml")]
-            command += ["--runs", str(tmp_path / engine), "--engine", engine]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": cluster.address}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            files.append(CompareFile.read(RunFolder(tmp_path / engine / "tiny").compare))
+        cluster.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        section = settings.compare.model_copy(update={"engine": "ray"})
+        stage.compare_recipe(there, settings.model_copy(update={"compare": section}))
     finally:
         cluster.shutdown()
-    local, ray = files
+    local, ray = CompareFile.read(here.compare), CompareFile.read(there.compare)
     assert ray.engine == "ray"
     assert "2 at a time on a Ray cluster of 2 machines (2 cores, 0 GPUs)" in ray.budget
     assert [arm.per_seed for arm in ray.arms] == [arm.per_seed for arm in local.arms]
-    assert [job.validation_loss for job in ray.jobs] == [job.validation_loss for job in local.jobs]
+    losses = [job.validation_loss for job in local.jobs if job.arm == "lora"]
+    found = [job.validation_loss for job in ray.jobs if job.arm == "lora"]
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert (there.jobs / "base" / "log.txt").exists()
 
 
 def _unlocked(folder: RunFolder) -> bool:
