@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, nct, ttest_1samp, ttest_ind, ttest_rel
+from scipy.stats import binom, chi, nct, ttest_1samp, ttest_ind, ttest_rel
 from scipy.stats import t as student
 
 from doratune.compare.statistics import (
@@ -127,7 +127,9 @@ def test_an_interval_of_shares_stays_in_range() -> None:
 
 @pytest.mark.parametrize("degrees_of_freedom", [1.0, 2.3, 4.0, 50.0, 5000.0])
 def test_the_smallest_detectable_difference_has_its_power(degrees_of_freedom: float) -> None:
-    size = smallest_detectable(0.01, degrees_of_freedom)
+    """With the mean of estimated standard errors, that of a chi distribution, for the true one."""
+    mean = 0.01 * chi.mean(degrees_of_freedom) / math.sqrt(degrees_of_freedom)
+    size = smallest_detectable(mean, degrees_of_freedom)
     critical = student.ppf(0.975, degrees_of_freedom)
     assert nct.sf(critical, degrees_of_freedom, size / 0.01) == pytest.approx(0.8, abs=1e-6)
 
@@ -220,3 +222,12 @@ def test_values_that_are_not_finite_are_refused() -> None:
     values[1, 3] = np.nan
     with pytest.raises(DataError, match="1 of 10 outcomes are not finite"):
         arm_value(Outcomes(values))
+
+
+def test_seeds_that_lean_against_each_other() -> None:
+    """What one seed gains on an example the other loses: the degrees of freedom stay above zero."""
+    first = np.random.default_rng(0).normal(size=50)
+    arm = Outcomes(np.stack([first, 0.1 - first + 1e-3 * first**2]))
+    found = arm_value(arm)
+    assert "(1.0 degrees of freedom)" in found.method
+    assert found.low < found.value < found.high
