@@ -136,8 +136,8 @@ def real() -> str:
     quarter = trainings(range(NUM_SEEDS, 2 * NUM_SEEDS), STEPS // 4)
     seconds = time.process_time() - started
     text = [
-        f"{3 * NUM_SEEDS} trainings in {seconds:.0f} s of one core. Accuracy on {NUM_TEST:,} examples, mean and "
-        f"standard deviation over {NUM_SEEDS} seeds: "
+        f"{3 * NUM_SEEDS} trainings in {seconds:.0f} s of one core. Accuracy on {NUM_TEST:,} examples, "
+        f"mean and standard deviation over {NUM_SEEDS} seeds: "
         + ", ".join(arms(first, again, quarter))
         + ".",
         "",
