@@ -9,9 +9,9 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from doratune.base import load_base, resolve_base
+from doratune.base.label_likelihood import label_logprobs
 from doratune.base.likelihood import answer_nll
 from doratune.errors import ModelError
-from doratune.base.label_likelihood import label_logprobs
 from tests.base.test_likelihood import make_prompts, plain_logprob
 from tests.tiny import tiny_model
 
