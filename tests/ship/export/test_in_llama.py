@@ -113,6 +113,14 @@ def test_a_wrong_pre_tokenizer_is_found(
         check_in_llama(llama, tmp_path / "m.gguf", "f32", reference, tokenizer, ids)
 
 
+def test_relative_paths(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process works in a folder of its own."""
+    source = save_family("smollm", tmp_path / "source")
+    write_gguf(source, tmp_path / "m.gguf", "q8_0", LABELS)
+    monkeypatch.chdir(tmp_path)
+    assert run_llama(llama, Path("m.gguf"), [[3, 4]], [], 2).logits[0].shape == (2, 448)
+
+
 def test_a_file_that_llama_cannot_load(tmp_path: Path, llama: str) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(VerificationError, match=r"llama\.cpp could not run m\.gguf: .* said"):
@@ -121,6 +129,9 @@ def test_a_file_that_llama_cannot_load(tmp_path: Path, llama: str) -> None:
 
 def test_the_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(VARIABLE, sys.executable)
+    assert interpreter() == sys.executable
+    monkeypatch.chdir(Path(sys.executable).parent)
+    monkeypatch.setenv(VARIABLE, Path(sys.executable).name)
     assert interpreter() == sys.executable
     monkeypatch.setenv(VARIABLE, str(tmp_path / "python"))
     with pytest.raises(

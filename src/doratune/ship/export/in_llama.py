@@ -75,7 +75,7 @@ def interpreter() -> str | None:
             f"{VARIABLE} is {chosen!r}, which is no file. Set it to a Python interpreter with "
             "llama-cpp-python, or unset it."
         )
-    return chosen
+    return str(Path(chosen).absolute())
 
 
 def run_llama(
@@ -97,7 +97,7 @@ def run_llama(
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.npz"
         request.write_text(
             json.dumps({
-                "model": str(file), "prompts": prompts, "texts": texts, "greedy": num_greedy
+                "model": str(file.absolute()), "prompts": prompts, "texts": texts, "greedy": num_greedy
             }),
             encoding="utf-8",
         )  # fmt: skip
