@@ -76,8 +76,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # TRL 1.16 and PEFT 0.21 use names that transformers 5.23 has deprecated; a user can do nothing.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # Importing PEFT imports torchao, where it is installed, which complains about its GPU libraries.
-    for noisy in ("torchao", "torch.utils._pytree"):
+    # Importing PEFT imports torchao and bitsandbytes, where they are installed, which complain about
+    # libraries for GPUs and for inference.
+    for noisy in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app()
