@@ -46,7 +46,7 @@ def test_a_lower_rank_costs_and_says_so(base: Path, run: RunFolder, tmp_path: Pa
     assert (logits.against, logits.thresholds) == ("sidecar", {})
     text = (tmp_path / "README.md").read_text()
     assert text.count("**An approximation**") == 1
-    assert f"up to {approximation.delta_error:.1%} of its size" in text.replace("\n", " ")
+    assert f"{approximation.delta_error:.1%} of the change of the weights is missing" in text
     assert "Right answers on the test split were not counted" in text
     stored = Approximation.model_validate_json((tmp_path / "approximation.json").read_text())
     assert stored == approximation

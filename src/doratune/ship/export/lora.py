@@ -94,10 +94,10 @@ def describe(approximation: Approximation, logits: LogitCheck, task: TaskCost | 
     plain = approximation.without_magnitude
     ranks = ", ".join(f"{r.delta_error:.1%} at rank {r.rank}" for r in approximation.ranks)
     sentences = [
-        f"Rank {approximation.rank} keeps the change of the weights up to "
-        f"{approximation.delta_error:.1%} of its size (Frobenius norm over all layers), which is "
-        f"{approximation.weight_error:.2%} of the weights. Leaving the magnitude out, as converters do "
-        f"that take A and B as they are, would miss {plain.delta_error:.1%}.",
+        f"At rank {approximation.rank}, {approximation.delta_error:.1%} of the change of the weights is "
+        f"missing (Frobenius norm over all layers), which is {approximation.weight_error:.2%} of the "
+        "weights. Leaving the magnitude out, as converters do that take A and B as they are, would "
+        f"miss {plain.delta_error:.1%}.",
         f"The furthest layer is {worst.layer}: {worst.delta_error:.1%} of its change is missing.",
         f"By rank: {ranks}. DoRA scales whole rows of a weight, which no LoRA of limited rank does.",
         f"On {logits.num_tokens:,} positions of golden inputs: mean KL {logits.mean_kl:.2e} nats, the "
