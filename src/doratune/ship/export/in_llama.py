@@ -37,9 +37,11 @@ _ROUNDOFF: dict[GgufType, float] = {
     "f32": 2.0**-24,
     "f16": 2.0**-11,
     "bf16": 2.0**-8,
-    "q8_0": 2.0**-8,
+    "q8_0": 2.0**-6,
 }
-"""For q8_0 half a step of the largest of 32 values, 1/254 of it."""
+"""For q8_0 that of bf16 times 4, by the mean square: a step of 1/127 of the largest of 32 normal values
+(2.07 deviations) is off by 0.47 % of a deviation, bf16 by 0.17 % of a value, and llama.cpp rounds what a
+layer is given to q8_0 too. So 21 u squared would be a mean KL of 5.1e-3; SmolLM2-135M showed 5.9e-3."""
 
 
 class Reference(NamedTuple):
