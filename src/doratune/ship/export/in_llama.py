@@ -202,7 +202,7 @@ def reference_of(model: PreTrainedModel, prompts: Sequence[list[int]]) -> Refere
 def thresholds(kind: GgufType) -> dict[str, float]:
     """Limits on a GGUF file against its checkpoint, as in `ship.verify.thresholds`."""
     u = _ROUNDOFF[kind]
-    return {"mean_kl": 200 * u**2 + 1e-6, "top1_agreement": 0.99 - 10 * u}
+    return {"mean_kl": 200 * u**2 + 1e-8, "top1_agreement": 0.99 - 10 * u}
 
 
 class _Replay:
