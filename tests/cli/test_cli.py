@@ -33,6 +33,7 @@ COMMANDS = {
     "check": set(),
     "train": {"--runs"},
     "eval": {"--runs"},
+    "compare": {"--engine", "--runs"},
     "benchmarks": {"--runs"},
     "completions": {"--runs"},
     "merge": {"--runs"},
@@ -40,11 +41,19 @@ COMMANDS = {
     "export": {"--to", "--accuracy", "--runs"},
     "latency": {"--runs"},
     "report": {"--runs"},
+    "inspect": {"--base", "--json"},
     "data prepare": {"--runs"},
     "data show": {"--index", "--split", "--runs"},
     "review data": {"--reviewer", "--runs"},
     "review completions": {"--reviewer", "--runs"},
+    "adapter add": {"--parent", "--store"},
+    "adapter list": {"--store"},
+    "adapter attach": {"--base", "--force", "--store"},
+    "adapter detach": {"--store"},
+    "adapter rollback": {"--store"},
+    "adapter convert": {"--alpha", "--base"},
 }
+ARGUMENTS = {"recipe", "name", "adapter", "source", "target"}
 
 
 def test_the_surface() -> None:
@@ -58,7 +67,7 @@ def test_the_surface() -> None:
             assert command.callback is not None
             parameters = command.callback.__annotations__.keys() - {"return"}
             name = group + (command.name or command.callback.__name__)
-            found[name] = {f"--{p}" for p in parameters - {"recipe", "name"}}
+            found[name] = {f"--{p}" for p in parameters - ARGUMENTS}
     assert found == COMMANDS
 
 
@@ -224,10 +233,17 @@ def test_an_adapter_that_lost_its_magnitudes_is_not_evaluated_or_merged(place: P
     file = place.run / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({k: t for k, t in tensors.items() if "magnitude" not in k}, file)
+    lost = "says use_dora, but there is no lora_magnitude_vector"
+    changed = "has been changed or added since doratune.json was written"
+    for stage, said in (("eval", lost), ("merge", changed)):
+        result = place(stage, place.recipe)
+        assert result.code == 6
+        assert said in result.err
+    (place.run / "adapter" / "doratune.json").unlink()
     for stage in ("eval", "merge"):
         result = place(stage, place.recipe)
         assert result.code == 6
-        assert "says use_dora, but there is no lora_magnitude_vector" in result.err
+        assert lost in result.err
     assert not (place.run / "merged").exists()
 
 

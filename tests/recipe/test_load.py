@@ -72,7 +72,7 @@ def test_a_key_given_twice_is_a_problem() -> None:
         ("name: x\x00", r"r\.yaml is not valid YAML: unacceptable character #x0000"),
         (
             "name: x\nmodel:\ndata: {source: b}\n",
-            r"r\.yaml:2: model is None; expected a mapping of source, revision, dtype$",
+            r"r\.yaml:2: model is None; expected a mapping of source, revision, dtype, quantize$",
         ),
         (SHORTEST + "eval: 7\n", r"r\.yaml:4: eval is 7; expected a mapping of task, batch_size,"),
         (SHORTEST + "train: {learning_rate: .nan}", r"train\.learning_rate is nan"),

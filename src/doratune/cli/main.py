@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -80,6 +83,7 @@ def main() -> None:
     # libraries for GPUs and for inference.
     for noisy in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except DoratuneError as error:
@@ -88,6 +92,19 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _fail(f"{error}. Free some space and run the same command again.", StorageError.exit_code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt, or a moment later where Python would drop it: in a destructor.
+
+    A garbage collection calls them by the thousand, such as those of the package regex.
+    """
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, exit_code: int) -> None:
