@@ -49,17 +49,27 @@ class Target(NamedTuple):
         ]
 
 
+DTYPES = {"bfloat16": "bf16", "float32": "float32"}
 TARGETS = (
-    Target("training step, SmolLM2-135M", "peft LoRA", 1.00, "train_step"),
-    Target("training step, SmolLM2-135M", "peft DoRA", 0.70, "train_step"),
-    Target("one 4096 x 4096 layer, bf16", "peft LoRA", 1.03, "layer", dtype="bfloat16"),
-    Target("one 4096 x 4096 layer, float32", "peft LoRA", 1.03, "layer", dtype="float32"),
-    Target(
-        "bytes saved for backward, per layer of a model",
-        "peft LoRA",
-        1.00,
-        "memory",
-        metrics=("saved_per_layer",),
+    *(
+        Target(f"training step, SmolLM2-135M, {name}", peer, limit, "train_step", dtype=dtype)
+        for peer, limit in (("peft LoRA", 1.00), ("peft DoRA", 0.70))
+        for dtype, name in DTYPES.items()
+    ),
+    *(
+        Target(f"one 4096 x 4096 layer, {name}", "peft LoRA", 1.03, "layer", dtype=dtype)
+        for dtype, name in DTYPES.items()
+    ),
+    *(
+        Target(
+            f"bytes saved for backward, per layer of a model, {name}",
+            "peft LoRA",
+            1.00,
+            "memory",
+            metrics=("saved_per_layer",),
+            dtype=dtype,
+        )
+        for dtype, name in DTYPES.items()
     ),
     Target(
         "bytes saved for backward, a layer alone", "peft LoRA", 1.00, "memory", metrics=("saved",)
