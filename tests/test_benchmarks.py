@@ -175,13 +175,15 @@ def test_the_committed_tables_are_those_of_the_committed_rows() -> None:
 
 def test_the_worst_setting_counts() -> None:
     rows = [
-        _row(benchmark="train_step", provider=OURS, ratio_p50=0.9, shape="a"),
-        _row(benchmark="train_step", provider=OURS, ratio_p50=1.1, shape="b"),
-        _row(benchmark="train_step", provider="other", ratio_p50=9.0, shape="b"),
+        _row(benchmark="train_step", dtype="bfloat16", provider=OURS, ratio_p50=0.9, shape="a"),
+        _row(benchmark="train_step", dtype="bfloat16", provider=OURS, ratio_p50=1.1, shape="b"),
+        _row(benchmark="train_step", dtype="float32", provider=OURS, ratio_p50=0.95, shape="b"),
+        _row(benchmark="train_step", dtype="bfloat16", provider="other", ratio_p50=9.0, shape="b"),
         _row(benchmark="train_step", provider=OURS, ratio_p50=8.0, device="NVIDIA H200"),
     ]
-    line = next(x for x in table.summary(rows).splitlines() if "SmolLM2" in x)
-    assert "| 1.10 (0.80 to 1.20) | 2 | 1.00: missed |" in line
+    lines = [x for x in table.summary(rows).splitlines() if "SmolLM2" in x]
+    assert "bf16 | peft LoRA | 1.10 (0.80 to 1.20) | 2 | 1.00: missed |" in lines[0]
+    assert "float32 | peft LoRA | 0.95 (0.80 to 1.20) | 1 | 1.00: met |" in lines[1]
     text = f"before {table.BEGIN}\nold\n{table.END} after"
     assert (
         table.with_summary(text, rows)
