@@ -67,6 +67,7 @@ def test_the_figures_of_a_run_come_along(
         task="clauses", kind="labels", primary="accuracy", split="test", num_examples=100,
         labels=["a", "b"], base=figures, tuned=figures, differences={},
     ).write(run / "eval" / "clauses.json")  # fmt: skip
+    (run / "eval" / "clauses.answers.json").write_text("{}")  # how the answers were had: no figures
     assert store.add(run, "contracts", []).figures == {"clauses.accuracy": 0.75}
     origin = AdapterOrigin.read(store.folder("contracts", 1) / ORIGIN)
     assert origin.figures == {"clauses.accuracy": 0.75}

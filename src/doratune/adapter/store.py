@@ -20,6 +20,7 @@ from doratune.errors import AdapterError, StorageError
 from doratune.record.adapters import StoredAdapter, StoredVersion, StoreEvent
 from doratune.record.evaluation import EvalFile
 from doratune.record.files import ORIGIN, replacing
+from doratune.record.run_folder import RunFolder
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -249,7 +250,7 @@ class AdapterStore:
 
 def _figures(run: Path) -> dict[str, float]:
     figures = {}
-    for file in sorted((run / "eval").glob("*.json")):
+    for file in RunFolder(run).eval_files():
         evaluation = EvalFile.read(file)
         for metric, interval in evaluation.tuned.metrics.items():
             figures[f"{evaluation.task}.{metric}"] = interval.value

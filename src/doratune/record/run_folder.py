@@ -61,6 +61,10 @@ class RunFolder:
         """The figures of one evaluation task."""
         return self.eval / f"{task}.json"
 
+    def eval_files(self) -> list[Path]:
+        """The figures of all evaluation tasks, by name; other files there have a dot in their stem."""
+        return sorted(path for path in self.eval.glob("*.json") if "." not in path.stem)
+
     def samples(self, task: str) -> Path:
         """What the models answered in one evaluation task."""
         return self.eval / f"{task}.samples.jsonl"

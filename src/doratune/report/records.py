@@ -88,9 +88,7 @@ def read_records(run: RunFolder) -> Records:
     recipe = parse_recipe(text, str(run.recipe)) if text is not None else None
     record = _read(RecordFile, run.record)
     own = recipe.eval.task if recipe else None
-    # Other files there have a dot in their stem.
-    files = [path for path in run.eval.glob("*.json") if "." not in path.stem]
-    files.sort(key=lambda path: (path.stem != own, path.stem))
+    files = sorted(run.eval_files(), key=lambda path: path.stem != own)
     return Records(
         name=record.name if record else run.path.name,
         recipe_text=text,
