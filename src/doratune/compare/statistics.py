@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import nctdtrinc, stdtr, stdtrit
-from scipy.stats import binomtest
 
 from doratune.errors import DataError
+from doratune.evaluate.metrics import intervals
 from doratune.record.evaluation import Interval
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def sign_test(arm: Outcomes, reference: Outcomes) -> float | None:
         arm.values.sum(axis=0) * reference.num_seeds - reference.values.sum(axis=0) * arm.num_seeds
     )
     won, lost = int((more > 0).sum()), int((more < 0).sum())
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return intervals.sign_test(won, lost)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

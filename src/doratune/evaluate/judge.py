@@ -10,13 +10,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from scipy.stats import binomtest
 
 from doratune.data.formats.draft import turn_text
 from doratune.errors import DoratuneError
 from doratune.evaluate.generate import same_answer
 from doratune.evaluate.judge_client import ask, key_of, open_session
-from doratune.evaluate.metrics.intervals import mean, share
+from doratune.evaluate.metrics.intervals import mean, share, sign_test
 from doratune.progress import console, track
 from doratune.recipe.evaluation import JudgeSection
 from doratune.record.completions import BASE_ANSWER, REFERENCE, JudgeFile, Judgement
@@ -207,7 +206,7 @@ def _figures(
         ties=share(outcome == 0),
         losses=share(outcome < 0),
         win_rate=mean((outcome + 1) / 2, seed),
-        p_value=float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
+        p_value=sign_test(wins, losses),
         flipped=share(np.array([a != b for a, b in pairs])) if pairs else None,
         first_preferred=share(np.array(decided)) if decided else None,
         num_unreadable=len(unreadable),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 from doratune.evaluate.benchmarks.power import smallest_detectable
 from doratune.evaluate.benchmarks.tasks import Benchmark
+from doratune.evaluate.metrics.intervals import NUM_DRAWS, sign_test
 from doratune.record.benchmarks import BenchmarkFigures, BenchmarkSample, SubjectFigures
 from doratune.record.evaluation import Interval
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-NUM_DRAWS = 1000
 
 
 class Stratum(NamedTuple):
@@ -143,7 +141,7 @@ def _discordance(strata: Sequence[Stratum]) -> float:
 
 def _mcnemar(counts: dict[str, tuple[int, int, int, int]]) -> float:
     _, gained, lost, _ = map(int, np.sum(list(counts.values()), axis=0))
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return sign_test(gained, lost)
 
 
 def _subjects(counts: dict[str, tuple[int, int, int, int]], seed: int) -> list[SubjectFigures]:

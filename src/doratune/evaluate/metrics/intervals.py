@@ -136,8 +136,12 @@ def mcnemar(base: Bools, tuned: Bools) -> float:
         base: ``(n,)``, whether the base model was right.
         tuned: Likewise, on the same examples in the same order.
     """
-    gained, lost = int((tuned & ~base).sum()), int((base & ~tuned).sum())
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return sign_test(int((tuned & ~base).sum()), int((base & ~tuned).sum()))
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Two-sided p-value of the exact sign test: are as many won as lost? 1 where there are none."""
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def difference(base: Bools, tuned: Bools, seed: int) -> Difference:
