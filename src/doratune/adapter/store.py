@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,7 @@ from doratune.errors import AdapterError, StorageError
 from doratune.record.adapters import StoredAdapter, StoredVersion, StoreEvent
 from doratune.record.evaluation import EvalFile
 from doratune.record.files import ORIGIN, replacing
-from doratune.record.run_folder import RunFolder
+from doratune.record.run_folder import RunFolder, utc_now
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -98,7 +97,7 @@ class AdapterStore:
                     )
             added = StoredVersion(
                 version=len(stored.versions) + 1,
-                added_at=_now(),
+                added_at=utc_now(),
                 source=str(folder.resolve()),
                 files=digests,
                 method=method,
@@ -145,7 +144,7 @@ class AdapterStore:
                     raise
                 objection = str(error)
             event = StoreEvent(
-                at=_now(),
+                at=utc_now(),
                 action="attach",
                 version=chosen.version,
                 base=base,
@@ -165,7 +164,7 @@ class AdapterStore:
         with self._locked(name) as stored:
             if stored.attached is None:
                 raise AdapterError(f"No version of {name} is attached; there is nothing to detach.")
-            stored.events.append(StoreEvent(at=_now(), action="detach", version=None))
+            stored.events.append(StoreEvent(at=utc_now(), action="detach", version=None))
 
     def rollback(self, name: str) -> StoreEvent:
         """Brings back what was attached before the last `attach` or `detach`.
@@ -189,7 +188,7 @@ class AdapterStore:
             before = states[-2]
             if before.version is not None:
                 self._check_unchanged(name, self.version(name, before.version))
-            event = before.model_copy(update={"at": _now(), "action": "rollback"})
+            event = before.model_copy(update={"at": utc_now(), "action": "rollback"})
             stored.events.append(event)
         return event
 
@@ -255,7 +254,3 @@ def _figures(run: Path) -> dict[str, float]:
         for metric, interval in evaluation.tuned.metrics.items():
             figures[f"{evaluation.task}.{metric}"] = interval.value
     return figures
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from doratune.record.review import ReviewItem, ReviewVerdict
+from doratune.record.run_folder import utc_now
 
 Verdict = Literal["accept", "reject"]
 
@@ -60,7 +60,7 @@ class Session:
             verdict=verdict,
             note=self.notes.get(id, ""),
             reviewer=self.reviewer,
-            given_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            given_at=utc_now(),
         )
         line.append_to(self.path)
         self._take(line)

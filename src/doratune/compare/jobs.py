@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 from doratune.compare.job import JOB
 from doratune.recipe import Recipe, write_recipe
 from doratune.recipe.comparison import TrainedArm
 from doratune.record.comparison import JobFile, JobRecord
-from doratune.record.files import digest_json
+from doratune.record.files import digest_json, link_or_copy
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Split
 
@@ -64,9 +61,9 @@ class Jobs:
         splits: list[Split] = ["train", "validation"] if job.arm != "base" else []
         if job.stage == "final":
             splits.append("test")
-        _link(self.run.data, folder.data)
+        link_or_copy(self.run.data, folder.data)
         for split in splits:
-            _link(self.run.examples(split), folder.examples(split))
+            link_or_copy(self.run.examples(split), folder.examples(split))
         write_recipe(folder.recipe, self._recipe(job))
         JobFile(inputs=self._digest(job), job=job).write(folder.path / JOB)
         return folder
@@ -125,11 +122,3 @@ class Jobs:
         if job.stage == "final":
             settings["max_new_tokens"] = recipe.eval.max_new_tokens
         return digest_json({**self.inputs, **settings})
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -71,6 +72,40 @@ def write_text(path: Path, text: str) -> None:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one compact JSON object a line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Adds lines to a text file and waits until they are on the disk.
+
+    A last line that a kill cut short is taken away first.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    try:
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two people may review at the same time
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if size and file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(
+            f"Nothing could be added to {path}: {error}. What it held is still there."
+        ) from error
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Another name for a file, or a copy where there can be no links, in the place of ``target``."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -130,7 +130,7 @@ class RunFolder:
         if self.is_current(stage, inputs):
             return False
         self._note(stage, None)
-        started_at, started = _now(), time.monotonic()
+        started_at, started = utc_now(), time.monotonic()
         work()
         self._note(
             stage,
@@ -138,7 +138,7 @@ class RunFolder:
                 inputs=dict(inputs),
                 outputs={os.fspath(p.relative_to(self.path)): digest_path(p) for p in outputs},
                 started_at=started_at,
-                finished_at=_now(),
+                finished_at=utc_now(),
                 seconds=time.monotonic() - started,
             ),
         )
@@ -152,5 +152,6 @@ class RunFolder:
         record.write(self.record)
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """The time, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from doratune.errors import StorageError
 from doratune.record.files import ORIGIN as ORIGIN
-from doratune.record.files import write_text
+from doratune.record.files import append_lines, write_text
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -56,21 +54,7 @@ class Record(BaseModel):
         Raises:
             StorageError: The file cannot be written.
         """
-        try:
-            with path.open("a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # two people may review at the same time
-                file.seek(0)
-                written = file.read()
-                whole = written.rfind(b"\n") + 1
-                if whole < len(written):  # a kill cut the last line short
-                    file.truncate(whole)
-                file.write(self.model_dump_json().encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(
-                f"Nothing could be added to {path}: {error}. What it held is still there."
-            ) from error
+        append_lines(path, [self.model_dump_json()])
 
 
 class RunFile(Record):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,10 +10,9 @@ from typing import TypeVar
 from doratune.errors import StorageError
 from doratune.record.benchmarks import BenchmarkSample, TextSample
 from doratune.record.evaluation import Model
-from doratune.record.files import write_jsonl, write_text
+from doratune.record.files import append_lines, write_jsonl, write_text
 from doratune.record.run_folder import RunFolder
 
-Sample = BenchmarkSample | TextSample
 S = TypeVar("S", BenchmarkSample, TextSample)
 
 
@@ -61,12 +59,12 @@ class Kept:
     def add(self, samples: Sequence[BenchmarkSample]) -> None:
         """Keeps further answers."""
         self._answers.update((_key(sample), sample) for sample in samples)
-        _append(self.run.benchmark_samples, samples)
+        append_lines(self.run.benchmark_samples, [s.model_dump_json() for s in samples])
 
     def add_texts(self, samples: Sequence[TextSample]) -> None:
         """Keeps further texts."""
         self._texts.update((_text_key(sample), sample) for sample in samples)
-        _append(self.run.benchmark_texts, samples)
+        append_lines(self.run.benchmark_texts, [s.model_dump_json() for s in samples])
 
 
 def _key(sample: BenchmarkSample) -> tuple[Model, str, str, int, str]:
@@ -82,20 +80,3 @@ def _readable(kind: type[S], path: Path) -> list[S]:
         return kind.read_lines(path)
     except StorageError:  # of another version of doratune: asked again
         return []
-
-
-def _append(path: Path, samples: Sequence[Sample]) -> None:
-    """Adds lines and waits until they are on the disk.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{sample.model_dump_json()}\n" for sample in samples)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(
-            f"Nothing could be added to {path}: {error}. What it held is still there."
-        ) from error

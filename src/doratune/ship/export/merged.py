@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from doratune.record.files import write_text
+from doratune.record.files import link_or_copy, write_text
 from doratune.record.schemas import ORIGIN, MergeFile, VerifyFile
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.subject import Subject, Written, copy_license
@@ -16,7 +15,7 @@ def write_merged(subject: Subject, folder: Path) -> Written:
     """Links the weights of ``merged/``, so that they take no space twice, and adds the card."""
     for file in sorted(subject.run.merged.iterdir()):
         if file.suffix == ".safetensors":
-            _link(file, folder / file.name)
+            link_or_copy(file, folder / file.name)
         elif file.name != "README.md":
             shutil.copyfile(file, folder / file.name)
     if (subject.run.adapter / ORIGIN).exists():
@@ -25,13 +24,6 @@ def write_merged(subject: Subject, folder: Path) -> Written:
     sentence = verified(subject)
     write_text(folder / "README.md", model_card(subject, "merged", [sentence]))
     return Written(notes=() if subject.run.verify.exists() else (sentence,))
-
-
-def _link(file: Path, link: Path) -> None:
-    try:
-        os.link(file, link)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, link)
 
 
 def verified(subject: Subject) -> str:
