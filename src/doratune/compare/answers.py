@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from doratune.adapter.tuned import load_tuned
-from doratune.base import load_base, load_tokenizer, resolve_base
+from doratune.base import load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
 from doratune.data.questions import make_questions
-from doratune.evaluate.answers import make_samples
-from doratune.evaluate.ask import ask
+from doratune.evaluate.answers import Asked, ask_all, load_model
 from doratune.recipe import Recipe
 from doratune.record.evaluation import Model, ModelAnswers, Sample
 from doratune.record.run_folder import RunFolder
@@ -32,18 +28,9 @@ def answer_test(run: RunFolder, recipe: Recipe, name: Model) -> ModelAnswers:
     examples = read_examples(run, "test")
     renderer = Renderer(tokenizer, recipe.data.template)
     questions = make_questions(renderer, examples, DataFile.read(run.data).labels)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = recipe.model.dtype
-    model = (
-        load_base(base_path, dtype) if name == "base" else load_tuned(base_path, run.adapter, dtype)
-    ).to(device)
-    outcome = ask(model, tokenizer, questions, recipe.eval, f"Asking the {name} model")
-    answers = ModelAnswers(
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=device,
-        seconds=outcome.seconds,
-        samples=make_samples(name, "test", examples, questions, outcome),
-    )
+    model = load_model(name, base_path, run.adapter, recipe.model)
+    asked = [Asked("test", examples, questions)]
+    answers = ask_all(name, model, tokenizer, asked, recipe.eval)
     answers.write(run.path / ANSWERS)
     return answers
 

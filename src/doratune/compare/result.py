@@ -16,6 +16,7 @@ from doratune.compare.statistics import Outcomes, arm_value
 from doratune.compare.sweep import Progress, last_losses
 from doratune.compare.verdict import Verdict, conclude, judge_pairs
 from doratune.errors import StorageError
+from doratune.evaluate.answers import answers_file
 from doratune.evaluate.figures import make_figures
 from doratune.recipe import Recipe
 from doratune.recipe.comparison import TrainedArm
@@ -27,7 +28,7 @@ from doratune.record.comparison import (
     JobRecord,
     MatrixChange,
 )
-from doratune.record.evaluation import AnswersFile, Model, ModelAnswers
+from doratune.record.evaluation import Model, ModelAnswers, primary_metric
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, TrainFile
 
@@ -86,7 +87,7 @@ def make_result(
     figures = [_figures(done, finished.get("base"), recipe, setting) for done in finished.values()]
     reference = recipe.compare.reference
     outcomes = {arm: done.outcomes for arm, done in finished.items()}
-    primary = "exact_match" if data.labels is None else "accuracy"
+    primary = primary_metric(data.labels)
     changes = [
         change
         for done in finished.values()
@@ -173,17 +174,7 @@ def _mean_metrics(
     for answers in done.answers:
         both: dict[Model, ModelAnswers] = {"base": base, "tuned": answers}
         tuned = [sample.model_copy(update={"model": "tuned"}) for sample in answers.samples]
-        asked = AnswersFile(
-            task=recipe.eval.task,
-            kind="generation" if data.labels is None else "labels",
-            labels=data.labels,
-            template=recipe.data.template,
-            max_new_tokens=recipe.eval.max_new_tokens if data.labels is None else None,
-            num_questions={"test": len(tuned)},
-            dtype={model: found.dtype for model, found in both.items()},
-            device={model: found.device for model, found in both.items()},
-            seconds={model: found.seconds for model, found in both.items()},
-        )
+        asked = answers_file(recipe, data.labels, {"test": len(tuned)}, both)
         file = make_figures(asked, [*base.samples, *tuned], recipe.eval, recipe.seed)
         per_seed.append({name: figure.value for name, figure in file.tuned.metrics.items()})
     return {name: statistics.fmean(each[name] for each in per_seed) for name in per_seed[0]}

@@ -18,7 +18,8 @@ from doratune.evaluate.ask import Outcome, ask
 from doratune.evaluate.metrics.strata import by_difficulty
 from doratune.evaluate.metrics.texts import json_object
 from doratune.progress import console
-from doratune.recipe.schema import Recipe
+from doratune.recipe.evaluation import EvalSection
+from doratune.recipe.schema import ModelSection, Recipe
 from doratune.record.evaluation import MODELS, AnswersFile, Model, ModelAnswers, Sample
 from doratune.record.files import digest_json, digest_path, write_jsonl
 from doratune.record.run_folder import RunFolder
@@ -26,10 +27,10 @@ from doratune.record.schemas import DataFile, Example, Split
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """One split's examples, and the questions they make."""
 
     split: Split
@@ -98,11 +99,11 @@ class _Asking:
         self.asked = []
         for split, examples in _examples(run, data):
             questions = make_questions(renderer, examples, data.labels)
-            self.asked.append(_Asked(split, examples, questions))
+            self.asked.append(Asked(split, examples, questions))
         self._check(self.asked[0])
         self.parts = run.eval / f".{recipe.eval.task}.work"
 
-    def _check(self, asked: _Asked) -> None:
+    def _check(self, asked: Asked) -> None:
         """Finds what would stop the figures, before hours of answers."""
         if self.labels is None and self.recipe.eval.answer_form == "json":
             for reference in asked.questions.references:
@@ -120,17 +121,8 @@ class _Asking:
         samples = [sample for model in MODELS for sample in answers[model].samples]
         task = self.recipe.eval.task
         write_jsonl(self.run.samples(task), [sample.model_dump() for sample in samples])
-        AnswersFile(
-            task=task,
-            kind="generation" if self.labels is None else "labels",
-            labels=self.labels,
-            template=self.recipe.data.template,
-            max_new_tokens=self.recipe.eval.max_new_tokens if self.labels is None else None,
-            num_questions={a.split: len(a.examples) for a in self.asked},
-            dtype={model: answers[model].dtype for model in MODELS},
-            device={model: answers[model].device for model in MODELS},
-            seconds={model: answers[model].seconds for model in MODELS},
-        ).write(self.run.answers(task))
+        num_questions = {a.split: len(a.examples) for a in self.asked}
+        answers_file(self.recipe, self.labels, num_questions, answers).write(self.run.answers(task))
         shutil.rmtree(self.parts)
 
     def _answers_of(self, name: Model) -> ModelAnswers:
@@ -140,29 +132,69 @@ class _Asking:
         if path.exists():
             console.print(f"The {name} model has answered already")
             return ModelAnswers.read(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = self._load(name).to(device)
-        samples: list[Sample] = []
-        seconds = 0.0
-        for split, examples, questions in self.asked:
-            title = f"Asking the {name} model" + (f", {split}" if split != "test" else "")
-            outcome = ask(model, self.tokenizer, questions, self.recipe.eval, title)
-            samples += make_samples(name, split, examples, questions, outcome)
-            seconds += outcome.seconds
-        answers = ModelAnswers(
-            dtype=str(model.dtype).removeprefix("torch."),
-            device=device,
-            seconds=seconds,
-            samples=samples,
-        )
+        model = load_model(name, self.base_path, self.run.adapter, self.recipe.model)
+        answers = ask_all(name, model, self.tokenizer, self.asked, self.recipe.eval)
         answers.write(path)
         return answers
 
-    def _load(self, name: Model) -> PreTrainedModel | PeftModel:
-        dtype = self.recipe.model.dtype
-        if name == "base":
-            return load_base(self.base_path, dtype, self.recipe.model.quantize)
-        return load_tuned(self.base_path, self.run.adapter, dtype)
+
+def load_model(
+    name: Model, base_path: Path, adapter: Path, section: ModelSection
+) -> PreTrainedModel | PeftModel:
+    """The base or the tuned model of a run, on the GPU where there is one.
+
+    Raises:
+        AdapterError: The adapter is incomplete or belongs to another base.
+        ModelError: The base cannot be had.
+    """
+    if name == "base":
+        model: PreTrainedModel | PeftModel = load_base(base_path, section.dtype, section.quantize)
+    else:
+        model = load_tuned(base_path, adapter, section.dtype)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ask_all(
+    name: Model,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    settings: EvalSection,
+) -> ModelAnswers:
+    """Asks one model the questions of all splits."""
+    samples: list[Sample] = []
+    seconds = 0.0
+    for split, examples, questions in asked:
+        title = f"Asking the {name} model" + (f", {split}" if split != "test" else "")
+        outcome = ask(model, tokenizer, questions, settings, title)
+        samples += _samples(name, split, examples, questions, outcome)
+        seconds += outcome.seconds
+    return ModelAnswers(
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+        seconds=seconds,
+        samples=samples,
+    )
+
+
+def answers_file(
+    recipe: Recipe,
+    labels: list[str] | None,
+    num_questions: dict[Split, int],
+    answers: dict[Model, ModelAnswers],
+) -> AnswersFile:
+    """How the answers of both models were had."""
+    return AnswersFile(
+        task=recipe.eval.task,
+        kind="generation" if labels is None else "labels",
+        labels=labels,
+        template=recipe.data.template,
+        max_new_tokens=recipe.eval.max_new_tokens if labels is None else None,
+        num_questions=num_questions,
+        dtype={model: answers[model].dtype for model in MODELS},
+        device={model: answers[model].device for model in MODELS},
+        seconds={model: answers[model].seconds for model in MODELS},
+    )
 
 
 def _examples(run: RunFolder, data: DataFile) -> Iterator[tuple[Split, list[Example]]]:
@@ -173,7 +205,7 @@ def _examples(run: RunFolder, data: DataFile) -> Iterator[tuple[Split, list[Exam
         yield "validation", some_of(read_examples(run, "validation"), VALIDATION_QUESTIONS)
 
 
-def make_samples(
+def _samples(
     model: Model,
     split: Split,
     examples: Sequence[Example],

@@ -6,14 +6,13 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from transformers import AutoConfig
 
-from doratune.adapter.tuned import load_tuned
-from doratune.base import fingerprint, load_base, load_tokenizer, resolve_base
+from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
 from doratune.data.review import choose_stratified
 from doratune.errors import StorageError
+from doratune.evaluate.answers import load_model
 from doratune.evaluate.completions_page import completions_page
 from doratune.evaluate.edge_cases import EDGE_CASES, VERY_LONG, edge_cases
 from doratune.evaluate.generate import greedy_answers
@@ -21,6 +20,7 @@ from doratune.evaluate.judge import judge_completions, judged_file
 from doratune.progress import console
 from doratune.recipe.schema import Recipe
 from doratune.record.completions import BASE_ANSWER, REFERENCE
+from doratune.record.evaluation import MODELS, Model
 from doratune.record.files import digest_json, digest_path, write_jsonl, write_text
 from doratune.record.review import ReviewItem, completions_review
 from doratune.record.run_folder import RunFolder
@@ -115,16 +115,15 @@ def _write(run: RunFolder, recipe: Recipe, base_path: Path, data: DataFile, page
         stop_ids = {int(tokenizer.convert_tokens_to_ids(renderer.end_of_turn))}
     stop_ids |= {tokenizer.eos_token_id} - {None}
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_tuned(base_path, run.adapter, recipe.model.dtype).to(device)
-    tuned = _answers(model, tokenizer, prompts, stop_ids, recipe, "the tuned model")
-    del model
-    gc.collect()
-    model = load_base(base_path, recipe.model.dtype, recipe.model.quantize).to(device)
-    base = _answers(model, tokenizer, prompts, stop_ids, recipe, "the base model")
+    found: dict[Model, list[str]] = {}
+    for name in reversed(MODELS):
+        model = load_model(name, base_path, run.adapter, recipe.model)
+        found[name] = _answers(model, tokenizer, prompts, stop_ids, recipe, f"the {name} model")
+        del model
+        gc.collect()
 
     judged_file(run).unlink(missing_ok=True)  # it speaks of other answers
-    items = [_item(*row) for row in zip(prompts, tuned, base, strict=True)]
+    items = [_item(*row) for row in zip(prompts, found["tuned"], found["base"], strict=True)]
     write_jsonl(completions_review(run).items, [item.model_dump() for item in items])
     write_text(page, completions_page(items, run, recipe))
 

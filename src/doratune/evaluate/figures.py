@@ -30,6 +30,7 @@ from doratune.record.evaluation import (
     ModelFigures,
     Sample,
     Stratum,
+    primary_metric,
 )
 from doratune.record.schemas import Split
 
@@ -105,7 +106,7 @@ def make_figures(
     return EvalFile(
         task=asked.task,
         kind=asked.kind,
-        primary="exact_match" if asked.labels is None else "accuracy",
+        primary=primary_metric(asked.labels),
         split="test",
         num_examples=len(base.samples),
         labels=asked.labels,

@@ -51,6 +51,11 @@ METRICS: dict[str, Metric] = {
 """Every metric there is, in the order of tables. A file has those that its kind of task allows."""
 
 
+def primary_metric(labels: list[str] | None) -> str:
+    """The metric that verdicts are about, of a closed label set or of open tasks."""
+    return "exact_match" if labels is None else "accuracy"
+
+
 class Difference(Record):
     """Tuned minus base on the same examples."""
 

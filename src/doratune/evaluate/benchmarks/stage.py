@@ -9,12 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from doratune.adapter.tuned import load_tuned
-from doratune.base import fingerprint, load_base, load_tokenizer, resolve_base
+from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data.texts import Text, read_texts
 from doratune.errors import ConfigError
+from doratune.evaluate.answers import load_model
 from doratune.evaluate.benchmarks.figures import make_figures
 from doratune.evaluate.benchmarks.kept import Kept
 from doratune.evaluate.benchmarks.language_model import BatchedLM
@@ -135,7 +133,6 @@ def _ask_both(run: RunFolder, recipe: Recipe, base_path: Path, asked: Asked, kep
     if not total:
         return
     tokenizer = load_tokenizer(base_path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     told = False
     with progress_bar() as progress:
         pace = Pace(progress, total)
@@ -144,10 +141,7 @@ def _ask_both(run: RunFolder, recipe: Recipe, base_path: Path, asked: Asked, kep
             questions, texts = missing[name]
             if not questions and not texts:
                 continue
-            if name == "tuned":
-                model = load_tuned(base_path, run.adapter, recipe.model.dtype).to(device)
-            else:
-                model = load_base(base_path, recipe.model.dtype, recipe.model.quantize).to(device)
+            model = load_model(name, base_path, run.adapter, recipe.model)
             lm = BatchedLM(model, tokenizer, recipe.eval.batch_size, pace.advance)
             if not told:
                 announce(lm, asked.benchmarks, asked.texts, recipe.eval.benchmarks.max_drop_points)
