@@ -174,6 +174,13 @@ def test_a_learning_rate_that_was_not_tuned() -> None:
     ]
 
 
+def test_rslora_keeps_its_small_letters() -> None:
+    arms = [arm("lora"), arm("rslora")]
+    assert conclude(comparison([pair("rslora")], arms, jobs=[])).cautions[1] == (
+        "rsLoRA had one learning rate only (0.0002)."
+    )
+
+
 def test_failed_runs_are_named() -> None:
     failed = [job(name, status="failed", error="x") for name in ("b", "c", "d", "e")]
     assert conclude(comparison([pair()], jobs=[*SWEEP, *failed])).cautions == [

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from doratune.compare.statistics import LEVEL, Outcomes, compare_pair, holm
 from doratune.record.comparison import ARMS, Arm, ArmFigures, CompareFile, JobRecord, PairFigures
 from doratune.report import units
+from doratune.report.tables.arms import arm_name
 from doratune.report.text import equals, figure, p_value, percent, plain
 
 SMALL_TEST_SPLIT = 100
@@ -139,7 +140,7 @@ def _edge(figures: ArmFigures, jobs: Sequence[JobRecord]) -> str | None:
     """Whether a better learning rate may lie outside those that were tried."""
     if figures.learning_rate is None:
         return None
-    name = ARMS[figures.arm]
+    name = arm_name(figures.arm)
     tried = sorted(
         {
             job.learning_rate
@@ -148,12 +149,12 @@ def _edge(figures: ArmFigures, jobs: Sequence[JobRecord]) -> str | None:
         }
     )
     if len(tried) < 2:
-        return f"{_first_upper(name)} had one learning rate only ({figures.learning_rate:g})."
+        return f"{name} had one learning rate only ({figures.learning_rate:g})."
     if figures.learning_rate not in (tried[0], tried[-1]):
         return None
     which = "lowest" if figures.learning_rate == tried[0] else "highest"
     return (
-        f"{_first_upper(name)} did best at the {which} learning rate that was tried "
+        f"{name} did best at the {which} learning rate that was tried "
         f"({figures.learning_rate:g}); one beyond it may be better."
     )
 
@@ -181,7 +182,7 @@ def _sizes(file: CompareFile) -> list[str]:
             if 0.5 < ratio < 2
             else f"{figure(ratio)} times the parameters of"
         )
-        sentences.append(f"{_first_upper(ARMS[arm])} trains {times} {ARMS[file.reference]}.")
+        sentences.append(f"{arm_name(arm)} trains {times} {ARMS[file.reference]}.")
     return sentences
 
 
@@ -190,10 +191,6 @@ def _seeds(counts: Sequence[int]) -> str:
         each = " each" if len(counts) > 1 else ""
         return f"{counts[0]} {'seed' if counts[0] == 1 else 'seeds'}{each}"
     return f"{' and '.join(map(str, counts))} seeds"
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _ratio(mine: float | None, its: float | None) -> float | None:
