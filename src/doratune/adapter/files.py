@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -59,6 +59,12 @@ class AdapterWeights(NamedTuple):
     """By module path in the base model, such as ``model.layers.0.self_attn.q_proj``."""
     saved_modules: dict[str, Tensor]
     """Full tensors that take the place of the base's, by name."""
+
+    @property
+    def method(self) -> Literal["dora", "lora"]:
+        """``dora`` where any layer has a magnitude."""
+        has_magnitude = any(delta.magnitude is not None for delta in self.layers.values())
+        return "dora" if has_magnitude else "lora"
 
 
 class AdapterFolder(NamedTuple):

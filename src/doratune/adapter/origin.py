@@ -101,7 +101,7 @@ def check_name(weights: AdapterWeights, base_name: str, path: Path) -> None:
     Raises:
         AdapterError: The names differ.
     """
-    if any(delta.magnitude is not None for delta in weights.layers.values()):
+    if weights.method == "dora":
         return
     said, given = _hub_name(weights.config.get("base_model_name_or_path")), _hub_name(base_name)
     if said and given and said.lower() != given.lower():

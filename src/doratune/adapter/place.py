@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -64,15 +63,12 @@ def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
 
 def skeleton(base_path: Path) -> nn.Module | None:
     """The model of a checkpoint without its weights; None where transformers has no class for it."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from doratune.base import empty_model  # more than the core packages
 
     try:
-        config = AutoConfig.from_pretrained(base_path, local_files_only=True)
-        with torch.device("meta"):
-            model: nn.Module = AutoModelForCausalLM.from_config(config)
+        return empty_model(base_path)
     except (OSError, ValueError, KeyError, ImportError):
         return None
-    return model
 
 
 def _weight_shape(module: Any) -> tuple[int, ...]:

@@ -79,8 +79,7 @@ class AdapterStore:
         folder = source / "adapter" if run else source
         if (folder / CONFIG).exists() or not (folder / ORIGIN).exists():
             weights = read_adapter(folder)
-            is_dora = any(delta.magnitude is not None for delta in weights.layers.values())
-            method: Literal["dora", "lora", "full"] = "dora" if is_dora else "lora"
+            method: Literal["dora", "lora", "full"] = weights.method
             base = weights.config.get("base_model_name_or_path")
         else:
             method, base = "full", None

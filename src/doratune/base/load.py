@@ -68,6 +68,14 @@ def load_base(
     return model.eval()
 
 
+def empty_model(path: Path) -> PreTrainedModel:
+    """The layers of a checkpoint without their weights, for checks and plans."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(path, local_files_only=True)
+        )
+
+
 def natural_dtype(path: Path) -> str:
     """The checkpoint's own precision, or float32 where this machine has no arithmetic for that.
 

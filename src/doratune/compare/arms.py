@@ -11,11 +11,12 @@ import torch
 from peft import get_peft_model
 from peft.tuners.lora import LoraLayer
 
+from doratune.base import empty_model
 from doratune.recipe import Recipe
 from doratune.recipe.comparison import TrainedArm
 from doratune.recipe.evaluation import BenchmarksSection, CompletionsSection
 from doratune.recipe.schema import AdapterSection
-from doratune.train.build import check_targets, empty_model, lora_config
+from doratune.train.build import check_targets, lora_config
 
 
 class RankedLayer(NamedTuple):

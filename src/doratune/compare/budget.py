@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from peft import get_peft_model
 
+from doratune.base import empty_model
 from doratune.compare.engine import Engine
 from doratune.compare.sweep import ArmPlan
 from doratune.recipe import Recipe
@@ -17,7 +18,7 @@ from doratune.record.comparison import ARMS
 from doratune.record.environment import read_environment
 from doratune.record.schemas import DataFile, SplitSummary, Step
 from doratune.report.text import duration, memory
-from doratune.train.build import empty_model, lora_config
+from doratune.train.build import lora_config
 from doratune.train.plan import TrainPlan, plan_training
 
 

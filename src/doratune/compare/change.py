@@ -24,7 +24,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 
 from doratune.adapter.files import PREFIX
-from doratune.base import tensor_files
+from doratune.base import empty_model, tensor_files
 from doratune.errors import ModelError
 from doratune.recipe import load_recipe
 from doratune.record.comparison import Arm, ChangeCorrelation, MatrixChange
@@ -33,7 +33,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.ship.checkpoint import Plan, plan_merge, read_tensor
 from doratune.ship.merge import check_fit
 from doratune.ship.weight import merged_weight
-from doratune.train.build import empty_model, lora_config
+from doratune.train.build import lora_config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

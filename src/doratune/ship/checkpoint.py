@@ -65,9 +65,8 @@ def plan_merge(base_path: Path, adapter_path: Path) -> Plan:
             saved[name] = adapter.saved_modules[wanted]
         else:
             layers[name] = wanted.removesuffix(".weight")
-    is_dora = any(delta.magnitude is not None for delta in adapter.layers.values())
     deltas = {name: adapter.layers[layer] for name, layer in layers.items()}
-    return Plan("dora" if is_dora else "lora", files, deltas, layers, saved)
+    return Plan(adapter.method, files, deltas, layers, saved)
 
 
 def _find(wanted: str, files: Iterable[str], adapter_path: Path) -> str:

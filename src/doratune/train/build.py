@@ -6,10 +6,9 @@ import difflib
 from collections import Counter
 from pathlib import Path
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from doratune.adapter import FastDoraSummary, enable_fast_dora
@@ -39,12 +38,6 @@ def build_model(
     check_targets(model, adapter)
     model = get_peft_model(model, lora_config(adapter))
     return model, enable_fast_dora(model)
-
-
-def empty_model(base_path: Path) -> PreTrainedModel:
-    """The base model's layers without their weights, for checks and plans."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_path))
 
 
 def lora_config(adapter: AdapterSection) -> LoraConfig:

@@ -10,14 +10,14 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from doratune.base import load_tokenizer, resolve_base
+from doratune.base import empty_model, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
 from doratune.errors import ConfigError
 from doratune.recipe import Recipe
 from doratune.recipe.schema import TrainSection
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile
-from doratune.train.build import check_targets, empty_model, lora_config
+from doratune.train.build import check_targets, lora_config
 
 PROCESS_BYTES = 700 << 20
 """Python with torch, transformers and TRL, before any weight is there."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from doratune.adapter import read_adapter
+from doratune.adapter.config import CONFIG
 from doratune.adapter.origin import read_origin
 from doratune.adapter.tuned import check_base
 from doratune.base import fingerprint, resolve_base
@@ -74,11 +75,8 @@ def export_forms(
     return any(done)
 
 
-def _method(adapter: Path) -> Any:
-    if not (adapter / "adapter_config.json").exists():
-        return "full"
-    layers = read_adapter(adapter).layers.values()
-    return "dora" if any(layer.magnitude is not None for layer in layers) else "lora"
+def _method(adapter: Path) -> Literal["dora", "lora", "full"]:
+    return read_adapter(adapter).method if (adapter / CONFIG).exists() else "full"
 
 
 def _default(subject: Subject) -> list[Form]:
