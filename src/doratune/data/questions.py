@@ -51,8 +51,8 @@ def make_questions(
     return Questions(
         prompts=[renderer.prompt(example.prompt, example.tools) for example in examples],
         references=[
-            renderer.tokenizer.decode(answer[:-1]) if e.messages[-1].tool_calls else e.answer
-            for e, answer in zip(examples, answers, strict=True)
+            reference_text(renderer, example, answer)
+            for example, answer in zip(examples, answers, strict=True)
         ],
         answers=answers,
         labels=labels,
@@ -60,7 +60,25 @@ def make_questions(
     )
 
 
+def reference_text(renderer: Renderer, example: Example, answer: list[int]) -> str:
+    """The reference answer; calls of tools as the model would write them.
+
+    Args:
+        renderer: That made the ids.
+        example: The example.
+        answer: Ids of its answer, end-of-turn token included.
+    """
+    if not example.messages[-1].tool_calls:
+        return example.answer
+    text: str = renderer.tokenizer.decode(answer[:-1])
+    return text
+
+
 def some_of(examples: Sequence[Example], most: int) -> list[Example]:
     """At most so many examples, in their order; which ones is decided by their ids, all digests."""
-    chosen = sorted(range(len(examples)), key=lambda i: (examples[i].id, i))[:most]
-    return [examples[i] for i in sorted(chosen)]
+    return [examples[i] for i in lowest([example.id for example in examples], most)]
+
+
+def lowest(keys: Sequence[str], most: int | None) -> list[int]:
+    """Positions of so many of the lowest keys, in ascending order; of equal keys the first count."""
+    return sorted(sorted(range(len(keys)), key=lambda i: (keys[i], i))[:most])

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from doratune.data.formats import detect_format, to_draft
+from doratune.data.questions import lowest
 from doratune.data.read import Row, open_source, refuse
 from doratune.errors import DataError
 from doratune.recipe.schema import DataSection, SourceSection
@@ -46,8 +47,7 @@ def read_texts(source: str, most: int | None, seed: int) -> list[Text]:
     if not found:
         raise DataError(f"{source} (eval.benchmarks.texts) holds no text; at least one is needed.")
     keys = [digest_bytes(f"{seed}:{text.digest}".encode()) for text in found]
-    chosen = sorted(range(len(found)), key=lambda at: (keys[at], at))[:most]
-    return [found[at] for at in sorted(chosen)]
+    return [found[at] for at in lowest(keys, most)]
 
 
 def _spoken(rows: Sequence[Row], source: str) -> list[Text]:

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from doratune.base import fingerprint, load_tokenizer, resolve_base
 from doratune.data import Renderer, read_examples
+from doratune.data.questions import reference_text
 from doratune.data.review import choose_stratified
 from doratune.errors import StorageError
 from doratune.evaluate.answers import load_model
@@ -173,19 +174,14 @@ def _test_prompts(renderer: Renderer, examples: list[Example], recipe: Recipe) -
             label=example.label,
             messages=example.prompt,
             ids=renderer.prompt(example.prompt, example.tools),
-            reference=_said(renderer, example),
+            reference=reference_text(
+                renderer,
+                example,
+                renderer.answer(example.prompt, example.messages[-1], example.tools),
+            ),
         )
         for example in _chosen(examples, number, recipe)
     ]
-
-
-def _said(renderer: Renderer, example: Example) -> str:
-    """The reference answer; calls of tools as the model would write them."""
-    if not example.messages[-1].tool_calls:
-        return example.answer
-    ids = renderer.answer(example.prompt, example.messages[-1], example.tools)
-    text: str = renderer.tokenizer.decode(ids[:-1])
-    return text
 
 
 def _edge_prompts(

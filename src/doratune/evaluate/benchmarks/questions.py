@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import handle_non_serializable
 
+from doratune.data.questions import lowest
 from doratune.errors import DataError
 from doratune.evaluate.benchmarks.tasks import Benchmark
 from doratune.record.benchmarks import BenchmarkSample
@@ -96,7 +97,7 @@ def _chosen(task: ConfigurableTask, share: int, seed: int) -> list[int]:
     if share == len(docs):
         return list(range(share))
     keys = [digest_bytes(f"{seed}:{_as_json(doc)}".encode()) for doc in docs]
-    return sorted(sorted(range(len(keys)), key=lambda number: (keys[number], number))[:share])
+    return lowest(keys, share)
 
 
 def _as_json(doc: dict[str, Any]) -> str:
