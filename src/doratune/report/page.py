@@ -100,14 +100,15 @@ def _subtitle(records: Records) -> list[str]:
 
 def _evaluation(records: Records, evaluation: Evaluation) -> dict[str, object]:
     file = evaluation.file
+    classes = class_rows(file)
     return {
         "file": file,
         "metrics": metric_rows(file),
         "measured": how_measured(file),
         "majority": majority(records, file),
         "calibration": calibration(file),
-        "classes": class_rows(file)[:MAX_CLASSES],
-        "num_classes": len(class_rows(file)),
+        "classes": classes[:MAX_CLASSES],
+        "num_classes": len(classes),
         "confusion": confusion(file),
         "strata": strata(file),
         "answers": answers(evaluation),
