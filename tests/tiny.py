@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from doratune.base import load_base
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
@@ -73,3 +77,37 @@ def save_tiny(
     tiny_model(seed, **config).to(dtype).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return path
+
+
+def clauses_file(folder: Path) -> Path:
+    """A file of 60 clauses with two labels that a tiny model can learn."""
+    file = folder / "clauses.jsonl"
+    if not file.exists():
+        rows = [
+            {"text": f"Clause {n}: {kind} of liability.", "label": label}
+            for n in range(30)
+            for kind, label in (("limit", "capped"), ("exclusion", "excluded"))
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def save_moved_adapter(folder: Path, base: Path, *, seed: int, std: float, spread: float) -> None:
+    """A DoRA adapter far from the identity, written by PEFT itself.
+
+    Args:
+        folder: To write.
+        base: The base's folder.
+        seed: Of all draws.
+        std: Of the elements of B.
+        spread: Magnitudes are multiplied by at most so much more or less than 1.
+    """
+    torch.manual_seed(seed)
+    config = LoraConfig(use_dora=True, r=4, lora_alpha=8, target_modules="all-linear")
+    model = get_peft_model(load_base(base), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=std)
+        if "lora_magnitude_vector" in name:
+            parameter.data *= torch.empty_like(parameter).uniform_(1 - spread, 1 + spread)
+    model.save_pretrained(folder)

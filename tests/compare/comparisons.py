@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,6 +11,7 @@ from doratune.data import prepare_data
 from doratune.recipe import Recipe
 from doratune.recipe.start import start_run
 from doratune.record.run_folder import RunFolder
+from tests.tiny import clauses_file
 
 SECTIONS: dict[str, dict[str, object]] = {
     "data": {"validation_share": 0.2, "test_share": 0.2},
@@ -22,14 +22,7 @@ SECTIONS: dict[str, dict[str, object]] = {
 
 
 def recipe(folder: Path, base: Path, **sections: dict[str, object]) -> Recipe:
-    data = folder / "clauses.jsonl"
-    if not data.exists():
-        rows = [
-            {"text": f"Clause {n}: {kind} of liability.", "label": label}
-            for n in range(30)
-            for kind, label in (("limit", "capped"), ("exclusion", "excluded"))
-        ]
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = clauses_file(folder)
     keys = {*SECTIONS, *sections}
     merged = {key: {**SECTIONS.get(key, {}), **sections.get(key, {})} for key in keys}
     merged["data"] = {"source": str(data), **merged["data"]}

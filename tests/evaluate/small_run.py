@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from peft import LoraConfig, get_peft_model
-
-from doratune.base import load_base
 from doratune.recipe.schema import Recipe
 from doratune.record.files import digest_json, write_jsonl
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, Example, Message, RecordFile, SplitSummary
+from tests.tiny import save_moved_adapter
 
 LABELS = ["capped", "excluded", "uncapped"]
 
@@ -21,15 +18,7 @@ def small_run(path: Path, base: Path) -> RunFolder:
     run = RunFolder(path)
     run.path.mkdir()
     RecordFile(name="run", recipe_digest="", seed=0).write(run.record)
-    torch.manual_seed(0)
-    config = LoraConfig(use_dora=True, r=4, lora_alpha=8, target_modules="all-linear")
-    model = get_peft_model(load_base(base), config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-        if "lora_magnitude_vector" in name:
-            parameter.data *= torch.empty_like(parameter).uniform_(0.95, 1.05)
-    model.save_pretrained(run.adapter)
+    save_moved_adapter(run.adapter, base, seed=0, std=0.3, spread=0.05)
     return run
 
 

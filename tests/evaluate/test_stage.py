@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 
 from doratune.base import load_base, load_tokenizer
 from doratune.data import Renderer
@@ -21,6 +21,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, Example, Message, RecordFile, Split, SplitSummary
 from tests.base.test_likelihood import plain_logprob
 from tests.evaluate.test_generate import plain_greedy
+from tests.tiny import save_moved_adapter
 
 LABELS = ["capped", "excluded from the agreement", "uncapped"]
 TEXTS = [
@@ -79,16 +80,7 @@ def write_data(
 
 
 def write_adapter(run: RunFolder, base: Path, seed: int = 0) -> None:
-    """A DoRA adapter far from the identity, written by PEFT itself."""
-    torch.manual_seed(seed)
-    config = LoraConfig(use_dora=True, r=4, lora_alpha=8, target_modules="all-linear")
-    model = get_peft_model(load_base(base), config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-        if "lora_magnitude_vector" in name:
-            parameter.data *= torch.empty_like(parameter).uniform_(0.9, 1.1)
-    model.save_pretrained(run.adapter)
+    save_moved_adapter(run.adapter, base, seed=seed, std=0.1, spread=0.1)
 
 
 def models(run: RunFolder, base: Path) -> dict[str, torch.nn.Module]:
@@ -135,6 +127,20 @@ def forbid_models(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
     for name in names or ("load_base", "load_tuned", "load_tokenizer"):
         monkeypatch.setattr(answers, name, load)
+
+
+def interrupt_before_the_base(
+    run: RunFolder, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C once the tuned model has answered."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "load_base", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_models(run, recipe)
 
 
 def test_labels_are_scored_by_base_and_by_base_with_adapter(
@@ -327,14 +333,7 @@ def test_answers_of_the_tuned_model_survive_an_interruption(
     run: RunFolder, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_data(run, LABELS)
-
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(answers, "load_base", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_models(run, recipe)
+    interrupt_before_the_base(run, recipe, monkeypatch)
     assert not run.samples("test").exists()
     with monkeypatch.context() as patch:
         forbid_models(patch, "load_tuned")
@@ -350,14 +349,7 @@ def test_answers_of_another_adapter_are_not_taken_up(
     run: RunFolder, recipe: Recipe, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_data(run, LABELS)
-
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(answers, "load_base", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_models(run, recipe)
+    interrupt_before_the_base(run, recipe, monkeypatch)
     write_adapter(run, tiny_base, seed=1)
     evaluate_models(run, recipe)
     resumed = run.samples("test").read_bytes()

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from doratune.errors import AdapterError, StorageError, VerificationError
 from doratune.recipe.schema import Recipe
-from doratune.record.files import digest_path, write_jsonl
+from doratune.record.files import digest_path
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import Example, MergeFile, Message, RecordFile, VerifyFile
+from doratune.record.schemas import MergeFile, RecordFile, VerifyFile
 from doratune.ship import merge_adapter, verify_merged
 from tests.ship.adapters import edit_tensors, write_origin
+from tests.ship.export.runs import trained_run
 from tests.tiny import save_tiny
 
 
@@ -27,22 +28,7 @@ def recipe_for(base: Path, **sections: dict[str, object]) -> Recipe:
 @pytest.fixture
 def run(adapter: Path, tmp_path: Path) -> RunFolder:
     """A run that has been trained: two test examples and an adapter."""
-    run = RunFolder(tmp_path / "run")
-    shutil.copytree(adapter, run.adapter)
-    RecordFile(name="tiny", recipe_digest="0", seed=0).write(run.record)
-    examples = [
-        Example(
-            id=f"{number:016x}",
-            messages=[
-                Message(role="user", content=f"Is clause {number} capped?"),
-                Message(role="assistant", content="uncapped"),
-            ],
-            place=f"t.jsonl:{number}",
-        )
-        for number in (1, 2)
-    ]
-    write_jsonl(run.examples("test"), [example.model_dump() for example in examples])
-    return run
+    return trained_run(tmp_path / "run", adapter, num_examples=2)
 
 
 def test_merge_then_verify_then_up_to_date(base: Path, run: RunFolder) -> None:

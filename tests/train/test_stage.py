@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import ORIGIN, AdapterOrigin, DataFile, RecordFile, Step, TrainFile
 from doratune.train import train_model
 from tests.adapter.models import tokens
-from tests.tiny import tiny_model
+from tests.tiny import clauses_file, tiny_model
 
 SECTIONS: dict[str, dict[str, object]] = {
     "adapter": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
@@ -32,14 +31,7 @@ SECTIONS: dict[str, dict[str, object]] = {
 
 
 def recipe(tmp_path: Path, base: Path, **sections: dict[str, object]) -> Recipe:
-    data = tmp_path / "clauses.jsonl"
-    if not data.exists():
-        rows = [
-            {"text": f"Clause {n}: {kind} of liability.", "label": label}
-            for n in range(30)
-            for kind, label in (("limit", "capped"), ("exclusion", "excluded"))
-        ]
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = clauses_file(tmp_path)
     return Recipe.model_validate(
         {
             "name": "tiny",

@@ -31,8 +31,8 @@ def recipe_for(base: Path, **sections: dict[str, object]) -> Recipe:
     return Recipe(name="tiny", model=model, data=data, verify=verify, **sections)
 
 
-def trained_run(path: Path, adapter: Path) -> RunFolder:
-    """Three test examples and an adapter."""
+def trained_run(path: Path, adapter: Path, num_examples: int = 3) -> RunFolder:
+    """Some test examples and an adapter."""
     run = RunFolder(path)
     shutil.copytree(adapter, run.adapter)
     RecordFile(name="tiny", recipe_digest="0", seed=0).write(run.record)
@@ -45,7 +45,7 @@ def trained_run(path: Path, adapter: Path) -> RunFolder:
             ],
             place=f"t.jsonl:{number}",
         )
-        for number in (1, 2, 3)
+        for number in range(1, num_examples + 1)
     ]
     write_jsonl(run.examples("test"), [example.model_dump() for example in examples])
     return run
