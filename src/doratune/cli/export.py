@@ -16,7 +16,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile
 
 if TYPE_CHECKING:
-    from doratune.ship.export.subject import Answers
+    from doratune.ship.export.task import Task
 
 
 def export(
@@ -29,7 +29,7 @@ def export(
         ),
     ] = None,
     accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="Ask the form lora the test questions too.")
+        bool, typer.Option("--accuracy", help="Ask the forms the test questions too.")
     ] = False,
     runs: Runs = RUNS,
 ) -> None:
@@ -38,8 +38,8 @@ def export(
     loaded, run = read_target(recipe, runs)
     with opened(loaded, run):
         export_forms: Any = load_door("doratune.ship.export:export_forms")
-        answers = _answers(run, loaded) if accuracy else None
-        done = export_forms(run, loaded, forms, answers)
+        task = _task(run, loaded) if accuracy else None
+        done = export_forms(run, loaded, forms, task)
         console.print(f"[bold]export[/] {'done' if done else 'is up to date; nothing to do'}")
 
 
@@ -54,19 +54,20 @@ def _parse(to: str) -> list[Form]:
     return [form for form in FORMS if form in names]
 
 
-def _answers(run: RunFolder, recipe: Recipe) -> Answers:
-    """How to ask a model the test questions, as evaluation does."""
+def _task(run: RunFolder, recipe: Recipe) -> Task:
+    """The test questions, asked as evaluation does."""
     from doratune.base import load_tokenizer, resolve_base
     from doratune.data import Renderer, read_examples
     from doratune.data.questions import make_questions
     from doratune.evaluate.ask import ask
+    from doratune.ship.export.task import Task
 
     tokenizer = load_tokenizer(resolve_base(recipe.model.source, recipe.model.revision))
     renderer = Renderer(tokenizer, recipe.data.template)
     labels = DataFile.read(run.data).labels
     questions = make_questions(renderer, read_examples(run, "test"), labels)
 
-    def answers(model: Any, description: str) -> list[bool]:
+    def answer(model: Any, description: str) -> list[bool]:
         return ask(model, tokenizer, questions, recipe.eval, description).correct.tolist()
 
-    return answers
+    return Task(questions, answer)

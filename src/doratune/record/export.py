@@ -83,8 +83,10 @@ class TokenCheck(Record):
 
 
 class TaskCost(Record):
-    """Right answers on the test split, with the trained model and with an approximation of it."""
+    """Right answers on the test split, with the trained model and with a form of it."""
 
+    what: str
+    """The form that was asked, such as ``plain LoRA`` or ``llama.cpp, q8_0``."""
     num_examples: int
     num_right: int
     num_right_approximate: int
@@ -106,7 +108,7 @@ class ExportedForm(Record):
     approximation: Approximation | None = None
     logits: list[LogitCheck] = []
     tokens: list[TokenCheck] = []
-    task: TaskCost | None = None
+    tasks: list[TaskCost] = []
     notes: list[str] = []
     """What was not checked, and why."""
 

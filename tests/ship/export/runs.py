@@ -20,7 +20,8 @@ from doratune.record.schemas import (
     SourceRecord,
     SplitSummary,
 )
-from doratune.ship.export.subject import Answers, Subject
+from doratune.ship.export.subject import Subject
+from doratune.ship.export.task import Task
 from tests.ship.adapters import save_adapter
 
 
@@ -52,10 +53,10 @@ def trained_run(path: Path, adapter: Path, num_examples: int = 3) -> RunFolder:
 
 
 def subject_of(
-    run: RunFolder, recipe: Recipe, method: str = "dora", answers: Answers | None = None
+    run: RunFolder, recipe: Recipe, method: str = "dora", task: Task | None = None
 ) -> Subject:
     base = Path(recipe.model.source)
-    return Subject(run, recipe, base, fingerprint(base), method, answers)  # type: ignore[arg-type]
+    return Subject(run, recipe, base, fingerprint(base), method, task)  # type: ignore[arg-type]
 
 
 def write_figures(run: RunFolder, recipe: Recipe, accuracy: float = 0.9) -> None:

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoTokenizer
 
 from doratune.base import load_base
+from doratune.base.label_likelihood import label_logprobs
+from doratune.data.questions import Questions
 from doratune.errors import DependencyError, VerificationError
 from doratune.ship.export import in_llama
 from doratune.ship.export.gguf_file import Labels, write_gguf
@@ -18,6 +20,7 @@ from doratune.ship.export.in_llama import (
     check_in_llama,
     greedy,
     interpreter,
+    label_logprobs_in_llama,
     perplexity,
     reference_of,
     run_llama,
@@ -84,6 +87,19 @@ def test_every_precision_passes_the_check(kind: str, tmp_path: Path, llama: str)
     assert check.perplexity == pytest.approx(check.reference_perplexity, rel=0.02)
     assert tokens.num_texts == len(TEXTS)
     assert tokens.greedy_equal or kind != "f32"
+
+
+def test_labels_are_scored_as_in_transformers(tmp_path: Path, llama: str) -> None:
+    """Long and short labels, one that begins like another, and a prompt that is asked twice."""
+    source = save_family("smollm", tmp_path / "source")
+    write_gguf(source, tmp_path / "m.gguf", "f32", LABELS)
+    labels = [[7], [9, 4, 5], [9, 4]]
+    asked = [*prompts(), prompts()[-1]]
+    questions = Questions(asked, ["a"] * 4, [labels[0]] * 4, ["a", "b", "c"], [labels] * 4)
+    found = label_logprobs_in_llama(llama, tmp_path / "m.gguf", questions)
+    model = load_base(source, "float32")
+    expected = label_logprobs(model, asked, questions.label_ids, pad_id=0, batch_size=2)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_another_model_is_found(tmp_path: Path, llama: str) -> None:

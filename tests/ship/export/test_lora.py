@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 from doratune.adapter import load_adapter
 from doratune.base import load_base
+from doratune.data.questions import Questions
 from doratune.record.export import Approximation
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import AdapterOrigin
 from doratune.ship.export.lora import write_approximation
+from doratune.ship.export.task import Task
 from tests.adapter.models import tokens
 from tests.ship.export.runs import recipe_for, sealed_adapter, subject_of, trained_run
 
@@ -77,6 +79,9 @@ def test_patterns_and_rslora_are_in_the_factors(base: Path, tmp_path: Path) -> N
     assert written.logits[0].mean_kl < 1e-8
 
 
+QUESTIONS = Questions([[1]] * 3, ["a"] * 3, [[2]] * 3, None, [])
+
+
 def test_the_test_split_is_asked_where_the_caller_can(
     base: Path, run: RunFolder, tmp_path: Path
 ) -> None:
@@ -86,14 +91,13 @@ def test_the_test_split_is_asked_where_the_caller_can(
         asked.append(any("magnitude" in name for name, _ in model.named_parameters()))
         return [True, True, False] if asked[-1] else [True, False, True]
 
-    subject = subject_of(run, recipe_for(base), answers=answers)
-    task = write_approximation(subject, tmp_path).task
+    subject = subject_of(run, recipe_for(base), task=Task(QUESTIONS, answers))
+    task = write_approximation(subject, tmp_path).tasks[0]
     assert asked == [True, False]
-    assert task is not None
     assert (task.num_right, task.num_right_approximate) == (2, 2)
     assert (task.num_lost, task.num_gained) == (1, 1)
     text = " ".join((tmp_path / "README.md").read_text().split())
-    assert "2 of 3 with the trained model, 2 with this one (1 lost, 1 gained)" in text
+    assert "2 of 3 with the trained model, 2 with plain LoRA (1 lost, 1 gained)" in text
 
 
 def test_the_same_file_every_time(base: Path, run: RunFolder, tmp_path: Path) -> None:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from doratune.base import load_base, load_tokenizer
 from doratune.data import Renderer
 from doratune.data.render.spoken import ALPACA_PROMPT
 from doratune.errors import DependencyError
 from doratune.recipe.export import GgufType
-from doratune.record.export import LogitCheck, TokenCheck
+from doratune.record.export import LogitCheck, TaskCost, TokenCheck
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import DataFile
-from doratune.ship.export.in_llama import VARIABLE, check_in_llama, interpreter, reference_of
+from doratune.ship.export.in_llama import (
+    VARIABLE,
+    check_in_llama,
+    interpreter,
+    label_logprobs_in_llama,
+    reference_of,
+)
 from doratune.ship.export.merged import verified
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.modelfile import modelfile
 from doratune.ship.export.subject import Subject, Written, base_license, copy_license
+from doratune.ship.export.task import task_cost, task_sentence
 from doratune.ship.stage import golden_inputs
 
 if TYPE_CHECKING:
@@ -59,7 +68,9 @@ def write_gguf_form(subject: Subject, folder: Path) -> Written:
             f"`{file.name}`: {count} tensors read back, none further off than {kind} rounds."
         )
     logits, tokens = _in_llama(subject, files)
+    tasks = _task_costs(subject, files)
     notes += [_sentence(check) for check in logits] + [_token_sentence(check) for check in tokens]
+    notes += map(task_sentence, tasks)
     missing = (
         "Not run in llama.cpp: llama-cpp-python is not installed. Install doratune[llama], or name an "
         f"interpreter that has it in {VARIABLE}, and export again."
@@ -70,7 +81,12 @@ def write_gguf_form(subject: Subject, folder: Path) -> Written:
     write_text(folder / "Modelfile", _modelfile(subject, tokenizer, first))
     copy_license(subject, folder)
     write_text(folder / "README.md", model_card(subject, "gguf", notes))
-    return Written(logits=tuple(logits), tokens=tuple(tokens), notes=() if logits else (missing,))
+    return Written(
+        logits=tuple(logits),
+        tokens=tuple(tokens),
+        tasks=tuple(tasks),
+        notes=() if logits else (missing,),
+    )
 
 
 def _in_llama(
@@ -87,6 +103,20 @@ def _in_llama(
         for kind, file in files.items()
     ]
     return [logits for logits, _ in checks], [tokens for _, tokens in checks]
+
+
+def _task_costs(subject: Subject, files: dict[GgufType, Path]) -> list[TaskCost]:
+    """What llama.cpp answers to questions with a closed label set."""
+    python, task = interpreter(), subject.task
+    if python is None or task is None or task.questions.labels is None:
+        return []
+    before = task.trained(subject.base_path, subject.run.adapter, subject.recipe.model)
+    costs = []
+    for kind, file in files.items():
+        logprobs = label_logprobs_in_llama(python, file, task.questions)
+        after = (logprobs.argmax(1) == np.array(task.questions.truth)).tolist()
+        costs.append(task_cost(f"llama.cpp, {kind}", before, after))
+    return costs
 
 
 def _sentence(check: LogitCheck) -> str:

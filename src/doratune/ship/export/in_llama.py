@@ -16,18 +16,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from doratune.data.questions import Questions
 from doratune.errors import DependencyError, VerificationError
 from doratune.recipe.export import GgufType
 from doratune.record.export import LogitCheck, TokenCheck
 from doratune.ship.compare_logits import compare_logits
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VARIABLE = "DORATUNE_LLAMA_PYTHON"
@@ -95,16 +97,33 @@ def run_llama(
     Raises:
         VerificationError: llama.cpp cannot load or run the file.
     """
+    request = {"prompts": prompts, "texts": texts, "greedy": num_greedy}
+    found = _run(python, file, request)
+    return LlamaResult(
+        [torch.from_numpy(found[f"logits_{i}"]) for i in range(len(prompts))],
+        [found[f"ids_{i}"].tolist() for i in range(len(texts))],
+        found["greedy"].tolist(),
+    )
+
+
+def label_logprobs_in_llama(python: str, file: Path, questions: Questions) -> NDArray[np.float64]:
+    """Scores every label of every question as `base.label_likelihood` does, nats, (n, num_labels).
+
+    Raises:
+        VerificationError: llama.cpp cannot load or run the file.
+    """
+    pairs = zip(questions.prompts, questions.label_ids, strict=True)
+    asked = [{"prompt": prompt, "labels": labels} for prompt, labels in pairs]
+    return _run(python, file, {"questions": asked})["logprobs"]
+
+
+def _run(python: str, file: Path, request: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """What `llama_run` answers to a request."""
     with TemporaryDirectory(prefix="doratune-llama-") as folder:
-        request, answer = Path(folder) / "request.json", Path(folder) / "answer.npz"
-        request.write_text(
-            json.dumps({
-                "model": str(file.absolute()), "prompts": prompts, "texts": texts, "greedy": num_greedy
-            }),
-            encoding="utf-8",
-        )  # fmt: skip
+        asked, answer = Path(folder) / "request.json", Path(folder) / "answer.npz"
+        asked.write_text(json.dumps({"model": str(file.absolute()), **request}), encoding="utf-8")
         done = subprocess.run(
-            [python, "-", str(request), str(answer)],
+            [python, "-", str(asked), str(answer)],
             # By its text: beside its file lie modules of the names that it imports.
             input=_SCRIPT.read_text(encoding="utf-8"),
             cwd=folder,
@@ -119,11 +138,7 @@ def run_llama(
                 f"said {last!r}. Try the file with llama-cli; unset {VARIABLE} to export unchecked."
             )
         with np.load(answer) as found:
-            return LlamaResult(
-                [torch.from_numpy(found[f"logits_{i}"]) for i in range(len(prompts))],
-                [found[f"ids_{i}"].tolist() for i in range(len(texts))],
-                found["greedy"].tolist(),
-            )
+            return dict(found)
 
 
 def check_in_llama(

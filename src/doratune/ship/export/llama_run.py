@@ -20,8 +20,16 @@ F32 = 0  # ggml's number of the type
 
 
 def main(request: Path, answer: Path) -> None:
-    """Answers a request: ``model``, ``prompts`` (ids), ``texts``, ``greedy`` (a number of tokens)."""
+    """Answers a request: a ``model`` and what to do with it, `logits_of` or `label_logprobs`."""
     asked = json.loads(request.read_text(encoding="utf-8"))
+    if "questions" in asked:
+        np.savez(answer, logprobs=label_logprobs(asked["model"], asked["questions"]))
+    else:
+        np.savez(answer, **logits_of(asked))
+
+
+def logits_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """Logits of ``prompts`` (ids), ids of ``texts``, and what ``greedy`` decoding adds to the first."""
     model = load(asked["model"], max(map(len, asked["prompts"])) + asked["greedy"])
     arrays: dict[str, Any] = {}
     for number, ids in enumerate(asked["prompts"]):
@@ -32,7 +40,30 @@ def main(request: Path, answer: Path) -> None:
         ids = model.tokenize(text.encode(), add_bos=False, special=True)
         arrays[f"ids_{number}"] = np.array(ids, dtype=np.int64)
     arrays["greedy"] = np.array(greedy(model, asked["prompts"][0], asked["greedy"]), dtype=np.int64)
-    np.savez(answer, **arrays)
+    return arrays
+
+
+def label_logprobs(file: str, questions: list[dict[str, Any]]) -> Any:
+    """Sums of log P(token) of the ``labels`` after each ``prompt``, all of them ids."""
+    longest = max(len(q["prompt"]) + max(map(len, q["labels"])) for q in questions)
+    model = load(file, longest)
+    return np.array([[score(model, q["prompt"], ids) for ids in q["labels"]] for q in questions])
+
+
+def score(model: Any, prompt: list[int], label: list[int]) -> float:
+    """Sum of log P(token) of a label; a prompt that was there just before is not computed again."""
+    if model.input_ids[: min(len(prompt), model.n_tokens)].tolist() != prompt:
+        model.reset()
+        model.eval(prompt)
+    model.n_tokens = len(prompt)  # what `eval` keeps of its cache
+    if label[:-1]:
+        model.eval(label[:-1])
+    logits = np.array(
+        model.scores[len(prompt) - 1 : len(prompt) - 1 + len(label)], dtype=np.float64
+    )
+    logits -= logits.max(-1, keepdims=True)
+    total = np.log(np.exp(logits).sum(-1))
+    return float((logits[np.arange(len(label)), label] - total).sum())
 
 
 def load(file: str, length: int) -> Any:

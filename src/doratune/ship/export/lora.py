@@ -18,7 +18,8 @@ from doratune.ship.compare_logits import compare_logits
 from doratune.ship.export.lora_svd import write_lora
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.peft import change_config, copy_adapter, renew_origin
-from doratune.ship.export.subject import Answers, Subject, Written
+from doratune.ship.export.subject import Subject, Written
+from doratune.ship.export.task import task_cost, task_sentence
 from doratune.ship.stage import golden_inputs
 
 
@@ -26,7 +27,7 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
     """Writes the DoRA adapter as LoRA of the recipe's ``export.lora_rank``, and measures the loss.
 
     Measured are every layer's error, the logits on golden inputs against the sidecar, and where
-    `Subject.answers` is there the right answers on the test split.
+    `Subject.task` is there the right answers on the test split.
 
     Raises:
         AdapterError: The adapter is incomplete or belongs to another base.
@@ -54,38 +55,25 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
     logits, task = _cost(subject, folder)
     findings = describe(approximation, logits, task)
     write_text(folder / "README.md", model_card(subject, "lora", findings))
-    return Written(approximation=approximation, logits=(logits,), task=task)
+    return Written(approximation=approximation, logits=(logits,), tasks=(task,) if task else ())
 
 
 def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, TaskCost | None]:
     prompts = golden_inputs(subject.run, subject.recipe, subject.base_path)
-    sidecar = load_tuned(subject.base_path, subject.run.adapter, "float32")
+    adapter = subject.run.adapter
+    sidecar = load_tuned(subject.base_path, adapter, "float32")
     approximate = load_adapter(load_base(subject.base_path, "float32"), folder)
     figures = compare_logits(sidecar, approximate, prompts)
     check = LogitCheck(what="PEFT, float32", against="sidecar", **figures._asdict())
     del sidecar, approximate
     gc.collect()
-    if subject.answers is None:
+    if subject.task is None:
         return check, None
-    return check, _task_cost(subject, folder, subject.answers)
-
-
-def _task_cost(subject: Subject, folder: Path, answers: Answers) -> TaskCost:
-    dtype = subject.recipe.model.dtype
-    model = load_tuned(subject.base_path, subject.run.adapter, dtype)
-    before = answers(model, "Asking the trained model")
-    del model
-    gc.collect()
-    after = answers(
-        load_adapter(load_base(subject.base_path, dtype), folder), "Asking the plain LoRA"
-    )
-    return TaskCost(
-        num_examples=len(before),
-        num_right=sum(before),
-        num_right_approximate=sum(after),
-        num_lost=sum(b and not a for b, a in zip(before, after, strict=True)),
-        num_gained=sum(a and not b for b, a in zip(before, after, strict=True)),
-    )
+    model = subject.recipe.model
+    before = subject.task.trained(subject.base_path, adapter, model)
+    approximate = load_adapter(load_base(subject.base_path, model.dtype), folder)
+    after = subject.task.ask(approximate, "Asking the plain LoRA")
+    return check, task_cost("plain LoRA", before, after)
 
 
 def describe(approximation: Approximation, logits: LogitCheck, task: TaskCost | None) -> list[str]:
@@ -105,9 +93,4 @@ def describe(approximation: Approximation, logits: LogitCheck, task: TaskCost | 
     ]
     if task is None:
         return [*sentences, "Right answers on the test split were not counted for this form."]
-    return [
-        *sentences,
-        f"Right answers on the test split: {task.num_right} of {task.num_examples} with the trained "
-        f"model, {task.num_right_approximate} with this one ({task.num_lost} lost, "
-        f"{task.num_gained} gained).",
-    ]
+    return [*sentences, task_sentence(task)]

@@ -25,7 +25,8 @@ from doratune.ship.export.in_llama import interpreter
 from doratune.ship.export.lora import write_approximation
 from doratune.ship.export.merged import write_merged
 from doratune.ship.export.peft import write_peft
-from doratune.ship.export.subject import Answers, Subject, Written
+from doratune.ship.export.subject import Subject, Written
+from doratune.ship.export.task import Task
 
 _WRITERS: dict[Form, Callable[[Subject, Path], Written]] = {
     "peft": write_peft,
@@ -41,7 +42,7 @@ def export_forms(
     run: RunFolder,
     recipe: Recipe,
     forms: Sequence[Form] | None = None,
-    answers: Answers | None = None,
+    task: Task | None = None,
 ) -> bool:
     """Writes ``export/<form>/`` for each form, and notes them in ``export.json``.
 
@@ -52,7 +53,7 @@ def export_forms(
         run: A trained run; for the forms ``merged`` and ``gguf`` also merged.
         recipe: Its recipe.
         forms: What to write; None takes ``export.forms`` of the recipe.
-        answers: How to ask a model the test questions, for the cost of the form ``lora``.
+        task: The test questions; with them every form is asked that is not exactly the trained model.
 
     Returns:
         Whether anything was done.
@@ -68,7 +69,7 @@ def export_forms(
         raise StorageError(f"{run.adapter} does not exist. Run `doratune train` first.")
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
     check_base(base_path, run.adapter)
-    subject = Subject(run, recipe, base_path, fingerprint(base_path), _method(run.adapter), answers)
+    subject = Subject(run, recipe, base_path, fingerprint(base_path), _method(run.adapter), task)
     chosen = list(forms or recipe.export.forms or _default(subject))
     _check_forms(subject, chosen)
     done = [_export(subject, form) for form in chosen]
@@ -151,13 +152,14 @@ def _inputs(subject: Subject, form: Form) -> dict[str, str]:
         settings |= {
             "rank": recipe.export.lora_rank or 2 * recipe.adapter.r,
             "prompts": recipe.verify.num_prompts,
-            "asked": subject.answers is not None,
+            "asked": subject.task is not None,
         }
     elif form == "gguf":
         settings |= {
             "types": recipe.export.gguf_types,
             "prompts": recipe.verify.num_prompts,
             "llama": interpreter(),
+            "asked": subject.task is not None,
         }
     # The card tells figures of other stages.
     told = [run.data, run.train, run.eval_file(recipe.eval.task), run.verify]
@@ -188,6 +190,6 @@ def _record(subject: Subject, form: Form, folder: Path, written: Written) -> Exp
         approximation=written.approximation,
         logits=list(written.logits),
         tokens=list(written.tokens),
-        task=written.task,
+        tasks=list(written.tasks),
         notes=list(written.notes),
     )

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from huggingface_hub import ModelCard
 
 from doratune.recipe.schema import Recipe
 from doratune.record.export import Approximation, LogitCheck, TaskCost, TokenCheck
 from doratune.record.run_folder import RunFolder
-
-Answers = Callable[[Any, str], list[bool]]
-"""A model and a title for the progress bar to which answers on the test split are right."""
+from doratune.ship.export.task import Task
 
 _LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
@@ -27,7 +24,7 @@ class Subject(NamedTuple):
     base_path: Path
     base_fingerprint: str
     method: Literal["dora", "lora", "full"]
-    answers: Answers | None
+    task: Task | None
     """None where the test split is not to be asked."""
 
 
@@ -37,7 +34,7 @@ class Written(NamedTuple):
     approximation: Approximation | None = None
     logits: tuple[LogitCheck, ...] = ()
     tokens: tuple[TokenCheck, ...] = ()
-    task: TaskCost | None = None
+    tasks: tuple[TaskCost, ...] = ()
     notes: tuple[str, ...] = ()
 
 
