@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,14 @@ def test_a_learning_rate_at_the_edge_of_the_sweep(rate: float, which: str) -> No
         f"DoRA did best at the {which} learning rate that was tried ({rate:g}); one beyond it may be "
         "better."
     ]
+
+
+def test_a_learning_rate_that_differs_in_its_last_bit_is_the_one_that_was_tried() -> None:
+    rates = [6e-5, 2e-4, 6e-4]
+    for rate, cautioned in zip(rates, (True, False, True), strict=True):
+        for near in (math.nextafter(rate, 0), math.nextafter(rate, 1)):
+            arms = [arm("lora"), arm("dora", learning_rate=near)]
+            assert bool(conclude(comparison([pair()], arms)).cautions) == cautioned
 
 
 def test_a_learning_rate_that_was_not_tuned() -> None:

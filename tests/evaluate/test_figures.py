@@ -20,7 +20,7 @@ from sklearn.metrics import (
 )
 
 from doratune.errors import StorageError
-from doratune.evaluate.figures import LIMITS, make_figures
+from doratune.evaluate.figures import LIMITS, make_figures, measure
 from doratune.evaluate.metrics.texts import token_f1
 from doratune.recipe.evaluation import EvalSection
 from doratune.record.evaluation import METRICS, MODELS, AnswersFile, EvalFile, Model, Sample
@@ -105,6 +105,18 @@ def test_label_figures_are_those_of_scikit_learn() -> None:
             assert interval.low < interval.value < interval.high, name
             assert interval.n == 300
     assert (file.base.seconds, file.tuned.seconds) == (3, 4)
+
+
+@pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "open"])
+def test_metrics_without_intervals_are_the_measured_ones(labels: list[str] | None) -> None:
+    samples, _, _ = two_models(60, validation=0)
+    file = make_figures(asked(labels, 60), samples, SETTINGS, seed=3)
+    for model in MODELS:
+        own = [sample for sample in samples if sample.model == model]
+        measured = {name: figure.value for name, figure in file.figures(model).metrics.items()}
+        found = measure(own, labels, SETTINGS)
+        assert list(found) == list(measured)
+        assert found == pytest.approx(measured, rel=1e-12)
 
 
 def test_every_metric_of_both_has_a_paired_difference() -> None:

@@ -16,8 +16,7 @@ from doratune.compare.statistics import Outcomes, arm_value
 from doratune.compare.sweep import Progress, last_losses
 from doratune.compare.verdict import Verdict, conclude, judge_pairs
 from doratune.errors import StorageError
-from doratune.evaluate.answers import answers_file
-from doratune.evaluate.figures import make_figures
+from doratune.evaluate.figures import measure
 from doratune.recipe import Recipe
 from doratune.recipe.comparison import TrainedArm
 from doratune.record.comparison import (
@@ -28,9 +27,9 @@ from doratune.record.comparison import (
     JobRecord,
     MatrixChange,
 )
-from doratune.record.evaluation import Model, ModelAnswers, primary_metric
+from doratune.record.evaluation import primary_metric
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import DataFile, TrainFile
+from doratune.record.schemas import TrainFile
 
 
 class Effort(NamedTuple):
@@ -84,7 +83,7 @@ def make_result(
     arms: list[Arm] = ["base", *recipe.compare.arms]
     finished = {arm: found for arm in arms if (found := Finished(run, arm, finals)).jobs}
     _check_same_questions(finished)
-    figures = [_figures(done, finished.get("base"), recipe, setting) for done in finished.values()]
+    figures = [_figures(done, recipe, setting) for done in finished.values()]
     reference = recipe.compare.reference
     outcomes = {arm: done.outcomes for arm, done in finished.items()}
     primary = primary_metric(data.labels)
@@ -137,7 +136,7 @@ def _conclude(file: CompareFile, workers: int, missing: Sequence[Arm]) -> Verdic
     return Verdict(verdict.sentence, cautions)
 
 
-def _figures(done: Finished, base: Finished | None, recipe: Recipe, setting: Setting) -> ArmFigures:
+def _figures(done: Finished, recipe: Recipe, setting: Setting) -> ArmFigures:
     """An arm over its seeds."""
     outcomes = done.outcomes
     figures = ArmFigures(
@@ -148,7 +147,7 @@ def _figures(done: Finished, base: Finished | None, recipe: Recipe, setting: Set
         num_seeds=len(done.jobs),
         value=arm_value(outcomes),
         per_seed=outcomes.values.mean(axis=1).tolist(),
-        metrics=_mean_metrics(done, base.answers[0], recipe, setting.data) if base else {},
+        metrics=_mean_metrics(done, recipe, setting.data.labels),
     )
     if done.arm == "base":
         return figures
@@ -166,17 +165,9 @@ def _figures(done: Finished, base: Finished | None, recipe: Recipe, setting: Set
     )
 
 
-def _mean_metrics(
-    done: Finished, base: ModelAnswers, recipe: Recipe, data: DataFile
-) -> dict[str, float]:
+def _mean_metrics(done: Finished, recipe: Recipe, labels: list[str] | None) -> dict[str, float]:
     """Every metric of the evaluation, mean over seeds."""
-    per_seed = []
-    for answers in done.answers:
-        both: dict[Model, ModelAnswers] = {"base": base, "tuned": answers}
-        tuned = [sample.model_copy(update={"model": "tuned"}) for sample in answers.samples]
-        asked = answers_file(recipe, data.labels, {"test": len(tuned)}, both)
-        file = make_figures(asked, [*base.samples, *tuned], recipe.eval, recipe.seed)
-        per_seed.append({name: figure.value for name, figure in file.tuned.metrics.items()})
+    per_seed = [measure(answers.samples, labels, recipe.eval) for answers in done.answers]
     return {name: statistics.fmean(each[name] for each in per_seed) for name in per_seed[0]}
 
 

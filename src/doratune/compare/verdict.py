@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -150,9 +151,12 @@ def _edge(figures: ArmFigures, jobs: Sequence[JobRecord]) -> str | None:
     )
     if len(tried) < 2:
         return f"{name} had one learning rate only ({figures.learning_rate:g})."
-    if figures.learning_rate not in (tried[0], tried[-1]):
+    # The nearest, since rates that went through a file or a product need not be equal to the last bit.
+    ratios = [abs(math.log(rate / figures.learning_rate)) for rate in tried]
+    best = ratios.index(min(ratios))
+    if 0 < best < len(tried) - 1:
         return None
-    which = "lowest" if figures.learning_rate == tried[0] else "highest"
+    which = "lowest" if best == 0 else "highest"
     return (
         f"{name} did best at the {which} learning rate that was tried "
         f"({figures.learning_rate:g}); one beyond it may be better."

@@ -122,7 +122,9 @@ class _Asking:
         task = self.recipe.eval.task
         write_jsonl(self.run.samples(task), [sample.model_dump() for sample in samples])
         num_questions = {a.split: len(a.examples) for a in self.asked}
-        answers_file(self.recipe, self.labels, num_questions, answers).write(self.run.answers(task))
+        _answers_file(self.recipe, self.labels, num_questions, answers).write(
+            self.run.answers(task)
+        )
         shutil.rmtree(self.parts)
 
     def _answers_of(self, name: Model) -> ModelAnswers:
@@ -177,7 +179,7 @@ def ask_all(
     )
 
 
-def answers_file(
+def _answers_file(
     recipe: Recipe,
     labels: list[str] | None,
     num_questions: dict[Split, int],

@@ -87,7 +87,7 @@ def make_figures(
         StorageError: The samples are not those of two models on the same examples.
         DataError: Reference answers or difficulties are not such as the recipe says.
     """
-    test: dict[Model, Answers] = {m: _answers(asked, samples, m, "test") for m in MODELS}
+    test = {m: _answers(asked.labels, _rows(samples, m, "test")) for m in MODELS}
     base, tuned = test["base"], test["tuned"]
     if not base.samples or [s.id for s in base.samples] != [s.id for s in tuned.samples]:
         raise StorageError(
@@ -99,7 +99,7 @@ def make_figures(
     draws = {model: _draws(resamples, test[model], asked.labels, settings) for model in MODELS}
     figures: dict[Model, ModelFigures] = {}
     for model in MODELS:
-        validation = _answers(asked, samples, model, "validation")
+        validation = _answers(asked.labels, _rows(samples, model, "validation"))
         figures[model] = _figures(
             resamples, test[model], validation, draws[model], asked, settings, model
         )
@@ -123,13 +123,34 @@ def make_figures(
     )
 
 
-def _answers(asked: AnswersFile, samples: Sequence[Sample], model: Model, split: Split) -> Answers:
-    rows = [s for s in samples if (s.model, s.split) == (model, split)]
-    labels = asked.labels or []
+def measure(
+    samples: Sequence[Sample], labels: list[str] | None, settings: EvalSection
+) -> dict[str, float]:
+    """Every metric of one model's answers to the questions of one split, without intervals.
+
+    Args:
+        samples: At least one.
+        labels: The closed set of labels; None for open tasks.
+        settings: As for `make_figures`.
+
+    Raises:
+        DataError: As for `make_figures`.
+    """
+    only_measured = Resamples(len(samples), seed=0, num_draws=0)
+    draws = _draws(only_measured, _answers(labels, samples), labels, settings)
+    return {name: values.item() for name, values in draws.items()}
+
+
+def _rows(samples: Sequence[Sample], model: Model, split: Split) -> list[Sample]:
+    return [s for s in samples if (s.model, s.split) == (model, split)]
+
+
+def _answers(labels: list[str] | None, rows: Sequence[Sample]) -> Answers:
+    labels = labels or []
     index = {label: i for i, label in enumerate(labels)}
     logprobs = [[(s.label_logprobs or {})[label] for label in labels] for s in rows]
     return Answers(
-        samples=rows,
+        samples=list(rows),
         correct=np.array([s.correct for s in rows], np.bool_),
         truth=np.array([index[s.reference] for s in rows] if labels else [], np.int64),
         logprobs=np.array(logprobs, np.float64).reshape(len(rows), len(labels)),

@@ -23,7 +23,7 @@ _EXAMPLES_AT_ONCE = 4096
 
 
 class Resamples:
-    """The same examples drawn again with replacement, `NUM_DRAWS` times.
+    """The same examples drawn again with replacement.
 
     A figure is computed for the sample and all draws at once, from sums over examples: an array whose
     first entry is the measured figure, followed by that of each draw. Figures of several models on
@@ -32,14 +32,15 @@ class Resamples:
     Args:
         n: Number of examples, at least 1. Each takes a kilobyte.
         seed: Of the draws.
+        num_draws: Without any, only the measured figures are computed, and there are no intervals.
     """
 
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed = n, seed
+    def __init__(self, n: int, seed: int, num_draws: int = NUM_DRAWS) -> None:
+        self.n, self.seed, self.num_draws = n, seed, num_draws
         # No example is drawn 256 times: of 256 or more it would be, once in more than 10^500 draws.
-        counts = np.ones((1 + NUM_DRAWS, n), np.uint8)
+        counts = np.ones((1 + num_draws, n), np.uint8)
         rng = np.random.default_rng(seed)
-        for draw in range(1, 1 + NUM_DRAWS):
+        for draw in range(1, 1 + num_draws):
             counts[draw] = np.bincount(rng.integers(n, size=n), minlength=n)
         self._counts = np.ascontiguousarray(counts.T)
 
@@ -50,9 +51,9 @@ class Resamples:
             values: ``(n,)``.
 
         Returns:
-            ``(1 + NUM_DRAWS,)``.
+            ``(1 + num_draws,)``.
         """
-        total = np.zeros(1 + NUM_DRAWS)
+        total = np.zeros(1 + self.num_draws)
         for part in self._parts():
             total += values[part].astype(float) @ self._counts[part].astype(float)
         return total
@@ -72,10 +73,10 @@ class Resamples:
             values: ``(n,)``; the examples are counted when None.
 
         Returns:
-            ``(num_groups, 1 + NUM_DRAWS)``.
+            ``(num_groups, 1 + num_draws)``.
         """
         weights = np.ones(self.n) if values is None else values.astype(float)
-        total = np.zeros((num_groups, 1 + NUM_DRAWS))
+        total = np.zeros((num_groups, 1 + self.num_draws))
         for part in self._parts():
             at = np.arange(len(groups[part]))
             chosen = csr_array((weights[part], (groups[part], at)), (num_groups, len(at)))
@@ -92,13 +93,13 @@ class Resamples:
         draws have no bias, nothing changes.
 
         Args:
-            values: ``(1 + NUM_DRAWS,)``.
+            values: ``(1 + num_draws,)``.
             low: The figure cannot be less, so the interval does not go below.
             high: Nor can it be more.
         """
         value, draws = values[0], values[1:]
         ends = np.quantile(draws - draws.mean() + value, [0.025, 0.975])
-        method = f"bootstrap ({NUM_DRAWS} draws, seed {self.seed})"
+        method = f"bootstrap ({self.num_draws} draws, seed {self.seed})"
         return Interval(
             value=float(value),
             low=float(max(ends[0], low)),
