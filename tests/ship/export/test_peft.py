@@ -3,14 +3,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from doratune.adapter import load_adapter
+from doratune.adapter.enable import FastDoraVariant
 from doratune.base import load_base
+from doratune.data.questions import Questions
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import AdapterOrigin
 from doratune.ship.export.peft import write_peft
+from doratune.ship.export.task import Task
 from tests.ship.export.runs import recipe_for, subject_of
 from tests.tiny import tiny_tokenizer
 
@@ -42,6 +46,23 @@ def test_stock_peft_loads_it_to_the_same_logits(base: Path, run: RunFolder, tmp_
         plain = load_base(base, "float32")(torch.tensor([tiny_tokenizer()("fees paid").input_ids]))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert (plain.logits[0, -1, :8] - found).abs().max() > 0.1
+
+
+def test_the_test_split_is_asked_in_stock_peft(base: Path, run: RunFolder, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def answer(model: Any, description: str) -> list[bool]:
+        asked.append(any(isinstance(m, FastDoraVariant) for layer in model.modules()
+                         for m in getattr(layer, "lora_variant", {}).values()))  # fmt: skip
+        return [True, False, True]
+
+    questions = Questions([[1]] * 3, ["a"] * 3, [[2]] * 3, None, [])
+    written = write_peft(subject_of(run, recipe_for(base), task=Task(questions, answer)), tmp_path)
+    assert asked == [True, False]
+    assert written.tasks[0].what == "PEFT's own layers"
+    assert "2 of 3 with the trained model, 2 with PEFT's own layers" in " ".join(
+        (tmp_path / "README.md").read_text().split()
+    )
 
 
 def test_what_is_in_the_folder(base: Path, run: RunFolder, tmp_path: Path) -> None:

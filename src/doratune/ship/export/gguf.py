@@ -110,7 +110,7 @@ def _task_costs(subject: Subject, files: dict[GgufType, Path]) -> list[TaskCost]
     python, task = interpreter(), subject.task
     if python is None or task is None or task.questions.labels is None:
         return []
-    before = task.trained(subject.base_path, subject.run.adapter, subject.recipe.model)
+    before = task.trained(subject)
     costs = []
     for kind, file in files.items():
         logprobs = label_logprobs_in_llama(python, file, task.questions)

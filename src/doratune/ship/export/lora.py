@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from doratune.adapter import load_adapter
@@ -19,7 +20,7 @@ from doratune.ship.export.lora_svd import write_lora
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.peft import change_config, copy_adapter, renew_origin
 from doratune.ship.export.subject import Subject, Written
-from doratune.ship.export.task import task_cost, task_sentence
+from doratune.ship.export.task import ask_form, task_sentence
 from doratune.ship.stage import golden_inputs
 
 
@@ -52,13 +53,13 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)
     renew_origin(subject, folder, method="lora", figures={})
     write_text(folder / "approximation.json", approximation.model_dump_json(indent=2) + "\n")
-    logits, task = _cost(subject, folder)
-    findings = describe(approximation, logits, task)
+    logits, tasks = _cost(subject, folder)
+    findings = describe(approximation, logits, tasks)
     write_text(folder / "README.md", model_card(subject, "lora", findings))
-    return Written(approximation=approximation, logits=(logits,), tasks=(task,) if task else ())
+    return Written(approximation=approximation, logits=(logits,), tasks=tasks)
 
 
-def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, TaskCost | None]:
+def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, tuple[TaskCost, ...]]:
     prompts = golden_inputs(subject.run, subject.recipe, subject.base_path)
     adapter = subject.run.adapter
     sidecar = load_tuned(subject.base_path, adapter, "float32")
@@ -67,16 +68,15 @@ def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, TaskCost | None]:
     check = LogitCheck(what="PEFT, float32", against="sidecar", **figures._asdict())
     del sidecar, approximate
     gc.collect()
-    if subject.task is None:
-        return check, None
-    model = subject.recipe.model
-    before = subject.task.trained(subject.base_path, adapter, model)
-    approximate = load_adapter(load_base(subject.base_path, model.dtype), folder)
-    after = subject.task.ask(approximate, "Asking the plain LoRA")
-    return check, task_cost("plain LoRA", before, after)
+    dtype = subject.recipe.model.dtype
+    return check, ask_form(
+        subject, "plain LoRA", lambda: load_adapter(load_base(subject.base_path, dtype), folder)
+    )
 
 
-def describe(approximation: Approximation, logits: LogitCheck, task: TaskCost | None) -> list[str]:
+def describe(
+    approximation: Approximation, logits: LogitCheck, tasks: Sequence[TaskCost]
+) -> list[str]:
     """The findings in sentences."""
     worst = max(approximation.layers, key=lambda layer: layer.delta_error)
     plain = approximation.without_magnitude
@@ -91,6 +91,6 @@ def describe(approximation: Approximation, logits: LogitCheck, task: TaskCost | 
         f"On {logits.num_tokens:,} positions of golden inputs: mean KL {logits.mean_kl:.2e} nats, the "
         f"same most likely token at {logits.top1_agreement:.2%}.",
     ]
-    if task is None:
+    if not tasks:
         return [*sentences, "Right answers on the test split were not counted for this form."]
-    return [*sentences, task_sentence(task)]
+    return [*sentences, *map(task_sentence, tasks)]

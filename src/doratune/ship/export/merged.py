@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from doratune.base import load_base
 from doratune.record.files import link_or_copy, write_text
 from doratune.record.schemas import ORIGIN, MergeFile, VerifyFile
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.subject import Subject, Written, copy_license
+from doratune.ship.export.task import ask_form, task_sentence
 
 
 def write_merged(subject: Subject, folder: Path) -> Written:
@@ -22,8 +24,10 @@ def write_merged(subject: Subject, folder: Path) -> Written:
         shutil.copyfile(subject.run.adapter / ORIGIN, folder / ORIGIN)
     copy_license(subject, folder)
     sentence = verified(subject)
-    write_text(folder / "README.md", model_card(subject, "merged", [sentence]))
-    return Written(notes=() if subject.run.verify.exists() else (sentence,))
+    tasks = ask_form(subject, "the merged model", lambda: load_base(folder))
+    findings = [sentence, *map(task_sentence, tasks)]
+    write_text(folder / "README.md", model_card(subject, "merged", findings))
+    return Written(tasks=tasks, notes=() if subject.run.verify.exists() else (sentence,))
 
 
 def verified(subject: Subject) -> str:

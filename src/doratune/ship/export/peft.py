@@ -6,13 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+from peft import PeftModel
+
 from doratune.adapter import read_adapter
 from doratune.adapter.config import CONFIG
 from doratune.adapter.origin import file_digests, read_origin
+from doratune.base import load_base
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import ORIGIN
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.subject import Subject, Written, copy_license
+from doratune.ship.export.task import ask_form, task_sentence
 
 
 def write_peft(subject: Subject, folder: Path) -> Written:
@@ -26,8 +30,16 @@ def write_peft(subject: Subject, folder: Path) -> Written:
     findings = [
         f"It is the trained adapter itself: {num_layers} layers, the files copied byte for byte."
     ]
+    tasks = ask_form(subject, "PEFT's own layers", lambda: _in_stock_peft(subject, folder))
+    findings += map(task_sentence, tasks)
     write_text(folder / "README.md", model_card(subject, "peft", findings))
-    return Written()
+    return Written(tasks=tasks)
+
+
+def _in_stock_peft(subject: Subject, folder: Path) -> PeftModel:
+    model = subject.recipe.model
+    base = load_base(subject.base_path, model.dtype, model.quantize)
+    return PeftModel.from_pretrained(base, folder).eval()
 
 
 def copy_adapter(subject: Subject, folder: Path) -> None:

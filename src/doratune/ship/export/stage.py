@@ -147,19 +147,18 @@ def _inputs(subject: Subject, form: Form) -> dict[str, str]:
         "model": recipe.model.model_dump(),
         "data": recipe.data.model_dump(include={"template", "system"}),
         "name": recipe.name,
+        "asked": subject.task is not None,
     }
     if form == "lora":
         settings |= {
             "rank": recipe.export.lora_rank or 2 * recipe.adapter.r,
             "prompts": recipe.verify.num_prompts,
-            "asked": subject.task is not None,
         }
     elif form == "gguf":
         settings |= {
             "types": recipe.export.gguf_types,
             "prompts": recipe.verify.num_prompts,
             "llama": interpreter(),
-            "asked": subject.task is not None,
         }
     # The card tells figures of other stages.
     told = [run.data, run.train, run.eval_file(recipe.eval.task), run.verify]

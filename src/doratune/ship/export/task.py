@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.adapter.tuned import load_tuned
@@ -12,7 +11,7 @@ from doratune.data.questions import Questions
 from doratune.record.export import TaskCost
 
 if TYPE_CHECKING:
-    from doratune.recipe.schema import ModelSection
+    from doratune.ship.export.subject import Subject
 
 Ask = Callable[[Any, str], list[bool]]
 """A model and a title for the progress bar to which questions it answers right."""
@@ -26,14 +25,31 @@ class Task:
         self.questions, self.ask = questions, ask
         self._trained: list[bool] | None = None
 
-    def trained(self, base_path: Path, adapter: Path, model: ModelSection) -> list[bool]:
+    def trained(self, subject: Subject) -> list[bool]:
         """Which questions base and adapter answer right, as trained; asked once for all forms."""
         if self._trained is None:
-            sidecar = load_tuned(base_path, adapter, model.dtype)
+            dtype = subject.recipe.model.dtype
+            sidecar = load_tuned(subject.base_path, subject.run.adapter, dtype)
             self._trained = self.ask(sidecar, "Asking the trained model")
             del sidecar
             gc.collect()  # PEFT's models hold themselves
         return self._trained
+
+
+def ask_form(subject: Subject, what: str, load: Callable[[], Any]) -> tuple[TaskCost, ...]:
+    """What a form of the trained model costs; nothing where the test split is not to be asked.
+
+    Args:
+        subject: The trained run.
+        what: The form, such as ``plain LoRA``.
+        load: Loads it.
+    """
+    if subject.task is None:
+        return ()
+    before = subject.task.trained(subject)
+    after = subject.task.ask(load(), f"Asking {what}")
+    gc.collect()
+    return (task_cost(what, before, after),)
 
 
 def task_cost(what: str, before: Sequence[bool], after: Sequence[bool]) -> TaskCost:
