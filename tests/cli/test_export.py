@@ -23,8 +23,7 @@ def test_forms_accuracy_and_nothing_to_do(trained: Place) -> None:
     assert "export done" in done.err
     forms = ExportFile.read(trained.run / "export.json").forms
     assert list(forms) == ["peft", "lora", "bundle"]
-    task = forms["lora"].task
-    assert task is not None
+    [task] = forms["lora"].tasks
     assert task.num_examples > 0
     again = trained("export", trained.run, "--to", "peft,lora,bundle", "--accuracy")
     assert "export is up to date; nothing to do" in again.err
