@@ -232,7 +232,7 @@ def test_a_quantised_layer_is_refused(base: Path, tmp_path: Path) -> None:
         packed / "model.safetensors",
         model__layers__0__self_attn__q_proj__weight=torch.zeros(512, 1, dtype=torch.uint8),
     )
-    match = r"base weight of model\.layers\.0\.self_attn\.q_proj is stored as torch\.uint8"
+    match = r"base weight of model\.layers\.0\.self_attn\.q_proj is stored as U8"
     assert_refused(packed, adapter, tmp_path / "merged", ModelError, match)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,7 +41,7 @@ class LayerDelta(NamedTuple):
     """What an adapter holds for one layer."""
 
     A: Tensor
-    """``lora_A``, (r, in_features)."""
+    """``lora_A``, (r, in_features); of a convolution (r, in_channels * kernel)."""
     B: Tensor
     """``lora_B``, (out_features, r)."""
     magnitude: Tensor | None
@@ -48,6 +49,19 @@ class LayerDelta(NamedTuple):
     scaling: float
     fan_in_fan_out: bool
     """The base weight is stored (in_features, out_features)."""
+    kernel: tuple[int, ...] = ()
+    """Of a convolution, whose weight is stored (out_channels, in_channels, *kernel)."""
+    num_experts: int = 1
+    """Of a fused weight, stored (experts, ...); A (experts * r, in), B (out, r * experts)."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the base weight as it is stored."""
+        num_out, num_in = self.B.shape[0], self.A.shape[1]
+        if self.kernel:
+            return (num_out, num_in // math.prod(self.kernel), *self.kernel)
+        matrix = (num_in, num_out) if self.fan_in_fan_out else (num_out, num_in)
+        return (self.num_experts, *matrix) if self.num_experts > 1 else matrix
 
 
 class AdapterWeights(NamedTuple):

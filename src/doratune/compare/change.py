@@ -31,8 +31,8 @@ from doratune.record.comparison import Arm, ChangeCorrelation, MatrixChange
 from doratune.record.evaluation import Interval
 from doratune.record.run_folder import RunFolder
 from doratune.ship.checkpoint import Plan, plan_merge, read_tensor
-from doratune.ship.merge import check_fit
 from doratune.ship.weight import merged_weight
+from doratune.ship.write import check_fit
 from doratune.train.build import lora_config
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ _Changes = Iterator[tuple[str, tuple[Tensor, Tensor]]]
 def _adapted(plan: Plan, adapter_path: Path, quantized: bool) -> _Changes:
     for name, layer in plan.layers.items():
         delta = plan.deltas[name]
-        weight = read_tensor(plan.files, name)
+        weight = plan.weight(name)
         check_fit(layer, weight, delta, adapter_path)
         weight = weight.float()
         if quantized:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,6 +34,18 @@ class Plan(NamedTuple):
     """Layer of each of these weights."""
     saved: dict[str, Tensor]
     """Tensors that the adapter holds whole."""
+    base_weight: Callable[[str], Tensor] | None = None
+    """Makes the base tensor of an adapted weight, by the name here; None takes it as it is stored."""
+
+    def base_name(self, name: str) -> str:
+        """What a tensor is called in the file it is taken from."""
+        return name
+
+    def weight(self, name: str) -> Tensor:
+        """The base tensor of an adapted weight."""
+        if self.base_weight is not None:
+            return self.base_weight(name)
+        return read_tensor(self.files, name)
 
 
 def plan_merge(base_path: Path, adapter_path: Path) -> Plan:

@@ -96,9 +96,10 @@ def _pairs(
             f"{'does not' if name in merged else 'has it'}. Merge again."
         )
     for name in track(sorted(merged), "Comparing weights", total=len(merged)):
-        expected = plan.saved[name] if name in plan.saved else read_tensor(plan.files, name)
         if name in plan.deltas:
-            expected = merged_weight(expected, plan.deltas[name], torch.float64)
+            expected = merged_weight(plan.weight(name), plan.deltas[name], torch.float64)
+        else:
+            expected = plan.saved[name] if name in plan.saved else read_tensor(plan.files, name)
         found = read_tensor(merged, name)
         wanted = dtype if expected.is_floating_point() else expected.dtype
         if found.shape != expected.shape or found.dtype != wanted:

@@ -18,12 +18,12 @@ from doratune.adapter.config import CONFIG
 from doratune.adapter.files import PREFIX, WEIGHTS
 from doratune.progress import track
 from doratune.record.files import digest_file, write_text
-from doratune.ship.checkpoint import plan_merge, read_tensor
+from doratune.ship.checkpoint import plan_merge
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.peft import copy_adapter, renew_origin
 from doratune.ship.export.subject import Subject, Written, base_name
-from doratune.ship.merge import check_fit
 from doratune.ship.weight import mag_norm_scale
+from doratune.ship.write import check_fit
 
 SCALES = "dora_scale.safetensors"
 SUFFIX = "mag_norm_scale"
@@ -45,7 +45,7 @@ def write_bundle(subject: Subject, folder: Path) -> Written:
     plan = plan_merge(subject.base_path, adapter)
     scales: dict[str, Tensor] = {}
     for name, delta in track(plan.deltas.items(), "Computing scales", total=len(plan.deltas)):
-        layer, weight = plan.layers[name], read_tensor(plan.files, name)
+        layer, weight = plan.layers[name], plan.weight(name)
         check_fit(layer, weight, delta, adapter)
         scales[f"{PREFIX}{layer}.{SUFFIX}"] = mag_norm_scale(weight, delta).contiguous()
     copy_adapter(subject, folder)

@@ -19,9 +19,9 @@ from torch import Tensor
 from doratune.adapter.files import PREFIX
 from doratune.progress import track
 from doratune.record.export import Approximation, LayerApproximation, RankError
-from doratune.ship.checkpoint import Plan, read_tensor
-from doratune.ship.merge import check_fit
+from doratune.ship.checkpoint import Plan
 from doratune.ship.weight import merged_weight
+from doratune.ship.write import check_fit
 
 _FULL_SVD = 1024
 """Largest smaller side of a matrix that is decomposed whole; beyond it a randomised method finds the
@@ -69,7 +69,7 @@ def write_lora(plan: Plan, adapter_path: Path, file: Path, rank: int) -> Approxi
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in plan.saved.items()}
     layers: dict[str, _Layer] = {}
     for name, delta in track(plan.deltas.items(), "Decomposing", total=len(plan.deltas)):
-        layer, base = plan.layers[name], read_tensor(plan.files, name)
+        layer, base = plan.layers[name], plan.weight(name)
         check_fit(layer, base, delta, adapter_path)
         W_OI = (base.T if delta.fan_in_fan_out else base).float()
         target_OI = merged_weight(base, delta)
