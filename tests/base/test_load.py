@@ -133,3 +133,17 @@ def test_auto_takes_float32_where_the_cpu_has_no_bf16(
     monkeypatch.setattr("doratune.base.load._cpu_computes", lambda dtype: has_bf16)
     assert str(load_base(path).dtype) == f"torch.{expected}"
     assert str(load_base(path, "bfloat16").dtype) == "torch.bfloat16"
+
+
+def test_rows_that_bitsandbytes_reads_wrong_on_a_cpu(tmp_path: Path) -> None:
+    """Blocks of 64 in rows of 48: its kernel gives other weights than were quantised."""
+    bnb = pytest.importorskip("bitsandbytes.functional")
+    W = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
+    packed, state = bnb.quantize_4bit(W, quant_type="nf4")
+    wrong = bnb.dequantize_4bit(packed, state)
+    state.shape = torch.Size([1, W.numel()])
+    right = bnb.dequantize_4bit(packed, state).view_as(W)
+    assert (right - W).norm() < 0.1 * W.norm() < 0.15 * W.norm() < (wrong - W).norm()
+    base = save_tiny(tmp_path / "base", hidden_size=64, intermediate_size=48)
+    with pytest.raises(ModelError, match=r"down_proj has rows of 48 weights\. On a CPU, bitsandb"):
+        load_base(base, "float32", "nf4")
