@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_public_names() -> None:
     assert doratune.__all__ == [
         "FastDoraSummary",
+        "ModelComparison",
         "__version__",
+        "assert_same_model",
+        "compare_models",
         "disable_fast_dora",
         "enable_fast_dora",
         "load_adapter",
@@ -53,7 +56,7 @@ def test_the_fast_layers_need_only_the_core_packages() -> None:
     others = ["trl", "datasets", "rich", "typer", "pydantic", "sklearn", "scipy"]
     blocked = f"import sys; sys.modules.update(dict.fromkeys({others}))"
     assert "torch" in imported_after(
-        f"{blocked}; from doratune import enable_fast_dora, load_adapter"
+        f"{blocked}; from doratune import enable_fast_dora, load_adapter, assert_same_model"
     )
 
 

@@ -46,6 +46,7 @@ def test_thresholds_of_bfloat16() -> None:
     assert thresholds("bfloat16") == {
         "weight_error": ARITHMETIC,
         "norm_error": 2**-8 + ARITHMETIC,
+        "output_error": pytest.approx(2**-7 + 2**-17),
         "mean_kl": pytest.approx(200 / 2**16 + 1e-8),
         "top1_agreement": pytest.approx(0.99 - 10 / 2**8),
     }
@@ -67,6 +68,8 @@ def test_a_correct_merge_passes(base: Path, tmp_path: Path, method: str, dtype: 
     assert (result.dtype, result.num_prompts) == (dtype, 3)
     assert result.num_tokens == sum(map(len, PROMPTS))
     assert len(result.layers) == (0 if method == "full" else 14)
+    assert len(result.outputs) == 22
+    assert max(result.outputs.values()) < thresholds(dtype)["output_error"]
     assert all((layer.norm_error is None) == (method != "dora") for layer in result.layers)
     if dtype == "float32":
         assert result.max_abs_difference < 1e-4
@@ -107,13 +110,15 @@ def test_every_limit_has_its_sentence(base: Path, adapter: Path, tmp_path: Path)
     edit_tensors(tmp_path / "merged" / "model.safetensors", model__norm__weight=torch.ones(32) * 3)
     result = verify(base, adapter, tmp_path / "merged", "float32", PROMPTS)
     worst = max(result.layers, key=lambda layer: layer.norm_error)
-    weight, norm, copy, kl, top1 = result.failures
+    weight, norm, copy, output, kl, top1 = result.failures
     assert weight.startswith("weight_error is ")
     assert norm.startswith(
         f"norm_error is {worst.norm_error:.3g} in layer {worst.layer}; at most 1.01e-06 is allowed"
     )
     assert copy.startswith("1 tensors that the adapter does not change differ")
     assert "the first of them model.norm.weight" in copy
+    # Neither more nor fewer layers: embeddings and the other norms are right.
+    assert re.match(r"Layer model\.\S+ departs: .* 15 of 22 layers depart\.$", output)
     assert kl == f"mean_kl is {result.mean_kl:.3g} nats over {result.num_tokens} positions; " + (
         "at most 1e-08 is allowed."
     )
@@ -130,7 +135,10 @@ def test_a_wrong_sidecar_is_found_where_all_weights_are_right(
         "doratune.ship.verify.load_tuned", lambda base, adapter, dtype: load_base(base, dtype)
     )
     result = verify(base, adapter, tmp_path / "merged", "float32", PROMPTS)
-    assert [failure.split()[0] for failure in result.failures] == ["mean_kl", "top1_agreement"]
+    assert [failure.split()[0] for failure in result.failures] == [
+        "Layer", "mean_kl", "top1_agreement"
+    ]  # fmt: skip
+    assert "14 of 22 layers depart" in result.failures[0]
 
 
 @pytest.mark.slow
@@ -161,6 +169,7 @@ def test_smollm2_after_a_short_training(tmp_path: Path, dtype: str) -> None:
     assert max(layer.weight_error for layer in result.layers) < ARITHMETIC / 4
     assert max(layer.norm_error for layer in result.layers) < 0.6 * ROUNDOFF[dtype] + ARITHMETIC
     assert result.mean_kl < thresholds(dtype)["mean_kl"] / 3
+    assert max(result.outputs.values()) < thresholds(dtype)["output_error"] / 2
 
     for how, layer, least in [
         ("no magnitude", "", 210),

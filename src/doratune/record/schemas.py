@@ -341,6 +341,9 @@ class VerifyFile(RunFile):
     failures: list[str]
     """One sentence for each threshold that was crossed."""
     layers: list[LayerCheck] = Field(default_factory=list)
+    outputs: dict[str, float] = {}
+    """Of every layer with weights, the relative difference of its outputs (``‖y' - y‖ / ‖y‖``) on the
+    inputs that it has in the sidecar."""
 
 
 class StageEntry(Record):

@@ -1,16 +1,17 @@
-"""Sidecar and merged model on the same tokens, both computing in float32."""
+"""The logits of two models on the same tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.errors import ModelError
-from doratune.progress import track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _POSITIONS = 128
 """Positions compared at a time; in float64 and with 150 000 tokens they take 150 MB a copy."""
@@ -41,30 +42,58 @@ def edge_cases(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[list
     ]
 
 
+def logit_limits(roundoff: float) -> dict[str, float]:
+    """Limits on two forms of one model of which the coarser has this unit roundoff.
+
+    Derived and measured in `ship.verify`.
+    """
+    return {"mean_kl": 200 * roundoff**2 + 1e-8, "top1_agreement": 0.99 - 10 * roundoff}
+
+
+def logit_failures(logits: LogitFigures, limits: dict[str, float]) -> list[str]:
+    """A sentence for each limit that is crossed."""
+    failures = []
+    if logits.mean_kl > limits["mean_kl"]:
+        failures.append(
+            f"mean_kl is {logits.mean_kl:.3g} nats over {logits.num_tokens} positions; at most "
+            f"{limits['mean_kl']:.3g} is allowed."
+        )
+    if logits.top1_agreement < limits["top1_agreement"]:
+        failures.append(
+            f"top1_agreement is {logits.top1_agreement:.4f} over {logits.num_tokens} positions; at "
+            f"least {limits['top1_agreement']:.4f} is expected."
+        )
+    return failures
+
+
 @torch.no_grad()
-def compare_logits(
-    sidecar: PreTrainedModel, merged: PreTrainedModel, prompts: Sequence[list[int]]
-) -> LogitFigures:
+def compare_logits(reference: Any, other: Any, prompts: Iterable[list[int]]) -> LogitFigures:
     """Compares the logits of two models at every position of every prompt.
 
     Args:
-        sidecar: The reference; base and adapter.
-        merged: The other, with the same vocabulary, on the same device.
+        reference: Causal language model, such as base and adapter.
+        other: The other, with the same vocabulary; it may be on another device.
         prompts: Token ids, each at least one.
 
     Raises:
-        ModelError: A model gives logits that are not finite.
+        ModelError: A model gives logits that are not finite, or the vocabularies differ.
     """
     count = agreed = 0
     total_difference = total_kl = max_difference = max_kl = 0.0
-    for ids in track(prompts, "Comparing logits", total=len(prompts)):
-        batch = torch.tensor([ids], device=merged.device)
-        expected_TV, found_TV = sidecar(batch).logits[0], merged(batch).logits[0]
+    for ids in prompts:
+        expected_TV, found_TV = _logits(reference, ids), _logits(other, ids)
+        if expected_TV.shape != found_TV.shape:
+            raise ModelError(
+                f"For {len(ids)} tokens the reference gives logits of shape "
+                f"{tuple(expected_TV.shape)}, the other model {tuple(found_TV.shape)}. Their "
+                "vocabularies differ; they are not forms of one model."
+            )
+        found_TV = found_TV.to(expected_TV.device)
         for p, q in zip(expected_TV.split(_POSITIONS), found_TV.split(_POSITIONS), strict=True):
             difference = (p.double() - q.double()).abs()
             if not difference.isfinite().all():
                 raise ModelError(
-                    f"Sidecar or merged model gives logits that are not finite for the tokens "
+                    f"One of the two models gives logits that are not finite for the tokens "
                     f"{ids[:8]} ({len(ids)} in all). Check the base model and the training losses."
                 )
             kl = kl_divergence(p, q)
@@ -82,6 +111,11 @@ def compare_logits(
         max_kl=max_kl,
         top1_agreement=agreed / count,
     )
+
+
+def _logits(model: Any, ids: list[int]) -> Tensor:
+    found: Tensor = model(torch.tensor([ids], device=model.device)).logits[0]
+    return found
 
 
 def kl_divergence(p_TV: Tensor, q_TV: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Two questions, each with its own sharpness. The weights are compared one by one with what the
 adapter says they are (`compare_weights`): exact up to float32 arithmetic, in every precision. The
-two models are then run on golden inputs: coarser, for the merged weights are rounded, but of the
-whole model, the layers used in training included. Limits on the second, with u the unit roundoff:
+two models are then run on golden inputs, layer by layer (`compare_layers`) and as a whole: coarser,
+for the merged weights are rounded, but with the layers used in training included. Limits on the
+whole, with u the unit roundoff:
 
 ``mean_kl``: rounding every weight moves the logits in proportion to u, and KL with the square of
 that. Measured on SmolLM2-135M with DoRA on all 210 linear layers: 21 u² in bfloat16, 11 u² in
@@ -19,11 +20,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base
+from doratune.progress import track
 from doratune.record.schemas import LayerCheck, VerifyFile
 from doratune.ship.checkpoint import plan_merge
-from doratune.ship.compare_logits import LogitFigures, compare_logits
+from doratune.ship.compare_layers import output_limit
+from doratune.ship.compare_logits import logit_limits
+from doratune.ship.compare_models import compare_loaded
 from doratune.ship.compare_weights import (
     ARITHMETIC,
     ROUNDOFF,
@@ -39,8 +45,8 @@ def thresholds(dtype: str) -> dict[str, float]:
     return {
         "weight_error": ARITHMETIC,
         "norm_error": norm_threshold(dtype),
-        "mean_kl": 200 * u**2 + 1e-8,
-        "top1_agreement": 0.99 - 10 * u,
+        "output_error": output_limit(u),
+        **logit_limits(u),
     }
 
 
@@ -69,19 +75,23 @@ def verify(
         StorageError: The merged checkpoint lacks a tensor.
     """
     weights = compare_weights(plan_merge(base_path, adapter_path), merged_path, dtype)
-    logits = compare_logits(
-        load_tuned(base_path, adapter_path, "float32"), load_base(merged_path, "float32"), prompts
+    models = compare_loaded(
+        load_tuned(base_path, adapter_path, "float32"),
+        load_base(merged_path, "float32"),
+        track(prompts, "Comparing models", total=len(prompts)),
+        getattr(torch, dtype),
     )
     limits = thresholds(dtype)
-    failures = _weight_failures(weights, limits) + _logit_failures(logits, limits)
+    failures = _weight_failures(weights, limits) + models.failures
     return VerifyFile(
         passed=not failures,
         dtype=dtype,
         num_prompts=len(prompts),
-        **logits._asdict(),
+        **models.logits._asdict(),
         thresholds=limits,
         failures=failures,
         layers=weights.layers,
+        outputs={layer.layer: layer.output_error for layer in models.layers},
     )
 
 
@@ -112,18 +122,3 @@ def _weight_failures(weights: WeightChecks, limits: dict[str, float]) -> list[st
 def _figure(layer: LayerCheck, figure: str) -> float:
     value = layer.weight_error if figure == "weight_error" else layer.norm_error
     return 0.0 if value is None else value
-
-
-def _logit_failures(logits: LogitFigures, limits: dict[str, float]) -> list[str]:
-    failures = []
-    if logits.mean_kl > limits["mean_kl"]:
-        failures.append(
-            f"mean_kl is {logits.mean_kl:.3g} nats over {logits.num_tokens} positions; at most "
-            f"{limits['mean_kl']:.3g} is allowed."
-        )
-    if logits.top1_agreement < limits["top1_agreement"]:
-        failures.append(
-            f"top1_agreement is {logits.top1_agreement:.4f} over {logits.num_tokens} positions; at "
-            f"least {limits['top1_agreement']:.4f} is expected."
-        )
-    return failures
