@@ -80,7 +80,9 @@ def test_figures_are_those_of_the_answers(whole: Whole) -> None:
     assert file.num_examples == test
     for arm in file.arms:
         names = [job.name for job in file.jobs if (job.arm, job.stage) == (arm.arm, "final")]
-        answers = [read_answers(RunFolder(whole.run.jobs / name)).samples for name in names]
+        read = [read_answers(RunFolder(whole.run.jobs / name)) for name in names]
+        assert arm.answer_seconds == np.median([each.seconds for each in read])
+        answers = [each.samples for each in read]
         right = np.array([[s.reference == s.prediction for s in each] for each in answers])
         assert arm.per_seed == pytest.approx(right.mean(axis=1).tolist())
         assert arm.value.value == pytest.approx(right.mean())

@@ -33,6 +33,7 @@ def test_what_is_measured_is_no_limit(run: RunFolder) -> None:
     assert "Of arc_easy only some questions were asked." in told(run)
     assert "Latency was measured on Intel(R) Xeon(R) Platinum 8481C" in told(run)
     assert "judge-8b is a language model, not a person" in told(run)
+    assert "What was exported as lora is another model" in told(run)
     benchmarks_file(benchmark()).write(run.benchmarks)
     assert "only some questions" not in told(run)
 
@@ -40,10 +41,12 @@ def test_what_is_measured_is_no_limit(run: RunFolder) -> None:
 def test_what_is_not_measured_is_one(run: RunFolder) -> None:
     run.benchmarks.unlink()
     run.latency.unlink()
+    run.exported.unlink()
     (run.completions / "judge.json").unlink()
     assert "General abilities, by MMLU for instance, were not measured." in told(run)
     assert "Latency" not in told(run)
     assert "not a person" not in told(run)
+    assert "exported" not in told(run)
 
 
 def test_a_comparison_with_lora_lifts_the_limit(run: RunFolder) -> None:

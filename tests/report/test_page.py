@@ -53,6 +53,7 @@ def test_sections_come_in_order(page: str) -> None:
         "After each epoch",
         "What training changed",
         "Merged against sidecar",
+        "Exported forms",
         "Latency",
         "Answers",
         "Completions",

@@ -147,6 +147,7 @@ def _figures(done: Finished, recipe: Recipe, setting: Setting) -> ArmFigures:
         num_seeds=len(done.jobs),
         value=arm_value(outcomes),
         per_seed=outcomes.values.mean(axis=1).tolist(),
+        answer_seconds=statistics.median(answers.seconds for answers in done.answers),
         metrics=_mean_metrics(done, recipe, setting.data.labels),
     )
     if done.arm == "base":

@@ -86,6 +86,8 @@ class ArmFigures(Record):
     """Means over seeds of the other metrics, keys of `doratune.record.evaluation.METRICS`."""
     seconds: float | None = None
     """Training, median over seeds."""
+    answer_seconds: float | None = None
+    """Answering the test questions, adapters unmerged, median over seeds."""
     peak_memory_bytes: int | None = None
     """Median over seeds."""
 

@@ -46,6 +46,12 @@ def limits(records: Records) -> list[str]:
             f"Merged and sidecar were compared at {count(records.verify.num_tokens)} positions of "
             f"{records.verify.num_prompts} prompts."
         )
+    forms = records.exported.forms.values() if records.exported else ()
+    if approximate := [form.form for form in forms if form.approximate]:
+        sentences.append(
+            f"The figures are the trained model's. What was exported as {listed(approximate)} is "
+            "another model, as near as its own section says."
+        )
     return sentences
 
 

@@ -20,6 +20,7 @@ from doratune.report.tables.completions import completions, judge_rows
 from doratune.report.tables.cost import cost_rows
 from doratune.report.tables.data import found_rows, gate_rows, outcome, review_line
 from doratune.report.tables.epochs import epochs
+from doratune.report.tables.exports import LOGIT_COLUMNS, exports
 from doratune.report.tables.latency import latency_rows, prompt_lengths
 from doratune.report.tables.metrics import how_measured, metric_rows
 from doratune.report.tables.strata import strata
@@ -62,6 +63,8 @@ def render(run: RunFolder) -> str:
         prompt_lengths=prompt_lengths(records.latency) if records.latency else [],
         checks=check_rows(records.verify) if records.verify else [],
         worst_layers=worst_layers(records.verify) if records.verify else [],
+        exports=exports(records),
+        LOGIT_COLUMNS=LOGIT_COLUMNS,
         cost=cost_rows(records),
         **shared(records),
     )

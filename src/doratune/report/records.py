@@ -12,6 +12,7 @@ from doratune.record.benchmarks import BenchmarksFile
 from doratune.record.comparison import CompareFile
 from doratune.record.completions import JudgeFile
 from doratune.record.evaluation import EpochFigures, EvalFile, Sample
+from doratune.record.export import ExportFile
 from doratune.record.files import digest_file
 from doratune.record.latency import LatencyFile
 from doratune.record.review import ReviewFile, ReviewItem
@@ -68,6 +69,7 @@ class Records(NamedTuple):
     compare: CompareFile | None
     merge: MergeFile | None
     verify: VerifyFile | None
+    exported: ExportFile | None
 
     @property
     def method(self) -> str | None:
@@ -112,6 +114,7 @@ def read_records(run: RunFolder) -> Records:
         compare=_read(CompareFile, run.compare),
         merge=_read(MergeFile, run.merge),
         verify=_read(VerifyFile, run.verify),
+        exported=_read(ExportFile, run.exported),
     )
 
 

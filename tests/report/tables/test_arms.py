@@ -19,6 +19,7 @@ def test_arms_with_what_they_cost() -> None:
     assert dora.value == ("91.4\xa0%", "86.4 to 95.4")
     assert dora.per_seed == "90.2\xa0%, 91.6\xa0%, 92.4\xa0%"
     assert (dora.parameters, dora.time) == ("5.0\xa0M", "3\xa0min\xa013\xa0s")
+    assert (base.answering, dora.answering) == ("32\xa0s", "41\xa0s")
 
 
 def test_the_forest_of_arms_has_a_dot_for_each_seed() -> None:

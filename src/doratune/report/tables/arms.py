@@ -28,6 +28,7 @@ class ArmRow(NamedTuple):
     per_seed: str
     parameters: str
     time: str
+    answering: str
     memory: str
 
 
@@ -56,6 +57,7 @@ def arm_rows(file: CompareFile) -> list[ArmRow]:
             ", ".join(units.value(file.primary, value) for value in arm.per_seed) or "—",
             count(arm.num_trainable_parameters) if arm.num_trainable_parameters else "—",
             duration(arm.seconds) if arm.seconds is not None else "—",
+            duration(arm.answer_seconds) if arm.answer_seconds is not None else "—",
             memory(arm.peak_memory_bytes) if arm.peak_memory_bytes is not None else "—",
         )
         for arm in file.arms
