@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
+from doratune import endpoint
 from doratune.errors import ConfigError, DoratuneError, StorageError
 from doratune.evaluate import judge_client
 from doratune.evaluate.judge import judge_completions
@@ -35,7 +36,7 @@ def biased(first: str, second: str) -> str:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_client, "BACKOFF_SECONDS", 0.005)
+    monkeypatch.setattr(endpoint, "BACKOFF_SECONDS", 0.005)
     monkeypatch.setattr(judge_client, "TIMEOUT_SECONDS", SLOW_SECONDS / 4)
 
 

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from doratune.data.formats.draft import turn_text
+from doratune.endpoint import open_session
 from doratune.errors import DoratuneError
 from doratune.evaluate.generate import same_answer
-from doratune.evaluate.judge_client import ask, key_of, open_session
+from doratune.evaluate.judge_client import ask, key_of
 from doratune.evaluate.metrics.intervals import mean, share, sign_test
 from doratune.progress import console, track
 from doratune.recipe.evaluation import JudgeSection

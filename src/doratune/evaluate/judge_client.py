@@ -6,17 +6,12 @@ import os
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
+from doratune.endpoint import Bearer, reason_of
 from doratune.errors import ConfigError, DoratuneError
 from doratune.recipe.evaluation import JudgeSection
 
 TIMEOUT_SECONDS = 120.0
-BACKOFF_SECONDS = 1.0
-"""Twice as long after each try, beginning with the second."""
-
-_RETRY_AFTER_MAX_SECONDS = 60
 
 
 def key_of(judge: JudgeSection) -> str | None:
@@ -37,24 +32,6 @@ def key_of(judge: JudgeSection) -> str | None:
     return key
 
 
-def open_session() -> requests.Session:
-    """A session that asks again after a while when the server is busy, broken or slow."""
-    session = requests.Session()
-    retries = Retry(
-        total=5,
-        connect=2,  # a server that is not there will not come
-        status_forcelist=[408, 429, 500, 502, 503, 504],
-        allowed_methods=None,
-        backoff_factor=BACKOFF_SECONDS,
-        backoff_jitter=BACKOFF_SECONDS / 2,
-        retry_after_max=_RETRY_AFTER_MAX_SECONDS,
-        raise_on_status=False,
-    )
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retries))
-    return session
-
-
 def ask(
     session: requests.Session, judge: JudgeSection, key: str | None, messages: list[dict[str, str]]
 ) -> str:
@@ -73,7 +50,7 @@ def ask(
         answer = session.post(
             url,
             json=body,
-            auth=_Bearer(key),
+            auth=Bearer(key),
             timeout=TIMEOUT_SECONDS,
             allow_redirects=False,  # the data goes where the recipe says, and nowhere else
         )
@@ -85,7 +62,7 @@ def ask(
         ) from error
     except requests.RequestException as error:
         raise DoratuneError(
-            f"The judge at {url} does not answer: {_reason(error)}. Is the server there? {kept}"
+            f"The judge at {url} does not answer: {reason_of(error)}. Is the server there? {kept}"
         ) from error
     if answer.status_code == 200:
         return _content(answer)
@@ -96,28 +73,6 @@ def ask(
         f"{said} Check url, model and temperature in eval.completions.judge, and the key in "
         f"{judge.api_key_variable or 'api_key_variable, which is null'}. {kept}"
     )
-
-
-class _Bearer(requests.auth.AuthBase):
-    """The key, and no other that a ``.netrc`` may hold for the host."""
-
-    def __init__(self, key: str | None) -> None:
-        self._key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._key:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause: the outer ones repeat the address and what was tried."""
-    cause: BaseException = error
-    while isinstance(
-        inner := getattr(cause, "reason", None) or next(iter(cause.args), None), BaseException
-    ):
-        cause = inner
-    return str(cause).rstrip(".") or type(cause).__name__
 
 
 def _content(answer: requests.Response) -> str:
