@@ -61,6 +61,7 @@ class RankRow(NamedTuple):
     """What plain LoRA of one rank leaves out."""
 
     name: str
+    about: str
     key: str
     delta_error: str
     weight_error: str
@@ -147,13 +148,15 @@ def _logit_row(form: ExportedForm, check: LogitCheck) -> LogitRow:
         check.what,
         (check.against, f"{count(check.num_tokens)} positions"),
         figures,
-        (_perplexity(check.perplexity), _perplexity(check.reference_perplexity)),
+        _perplexities(check),
         all(kept) if kept else None,
     )
 
 
-def _perplexity(value: float | None) -> str:
-    return "—" if value is None else plain(value, 2)
+def _perplexities(check: LogitCheck) -> Cell:
+    if check.perplexity is None or check.reference_perplexity is None:
+        return "—", ""
+    return plain(check.perplexity, 2), plain(check.reference_perplexity, 2)
 
 
 def _token_row(form: ExportedForm, check: TokenCheck) -> TokenRow:
@@ -162,17 +165,20 @@ def _token_row(form: ExportedForm, check: TokenCheck) -> TokenRow:
 
 
 def _rank_rows(approximation: Approximation) -> list[RankRow]:
-    bare = _rank_row("A and B as they are", "without_magnitude", approximation.without_magnitude)
-    return [bare] + [
-        _rank_row(f"Rank {one.rank}", "ranks", one)._replace(
-            is_written=one.rank == approximation.rank
-        )
-        for one in approximation.ranks
-    ]
+    bare = approximation.without_magnitude
+    rows = [_rank_row("A and B as they are", "magnitude left out", "without_magnitude", bare)]
+    for one in approximation.ranks:
+        is_written = one.rank == approximation.rank
+        about = "as exported" if is_written else ""
+        rows.append(_rank_row(f"Rank {one.rank}", about, "ranks", one, is_written))
+    return rows
 
 
-def _rank_row(name: str, key: str, error: RankError) -> RankRow:
-    return RankRow(name, key, percent(error.delta_error), percent(error.weight_error, 2), False)
+def _rank_row(
+    name: str, about: str, key: str, error: RankError, is_written: bool = False
+) -> RankRow:
+    errors = percent(error.delta_error), percent(error.weight_error, 2)
+    return RankRow(name, about, key, *errors, is_written)
 
 
 def _worst_layers(approximation: Approximation) -> list[LayerApproximation]:
