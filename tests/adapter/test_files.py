@@ -102,11 +102,11 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     ),
     "without prefix": (
         lambda t: t.update({f"{Q[17:]}.lora_A.weight": t.pop(f"{Q}.lora_A.weight")}),
-        r"holds model.layers.0.self_attn.q_proj.lora_A.weight, which is no tensor of a linear",
+        r"holds model.layers.0.self_attn.q_proj.lora_A.weight, which is no tensor of a LoRA or DoRA",
     ),
     "twice": (
         lambda t: t.update({f"{Q}.lora_magnitude_vector.weight": torch.ones(32)}),
-        r"holds .*lora_magnitude_vector.weight, which is no tensor of a linear",
+        r"holds .*lora_magnitude_vector.weight, which is no tensor of a LoRA or DoRA",
     ),
     "names in memory": (
         lambda t: t.update(
@@ -140,7 +140,7 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     ),
     "another method": (
         lambda t: t.update({f"{Q}.lora_C.weight": torch.ones(1)}),
-        r"holds .*q_proj.lora_C.weight, which is no tensor of a linear",
+        r"holds .*q_proj.lora_C.weight, which is no tensor of a LoRA or DoRA",
     ),
     "nothing": (lambda t: t.clear(), "holds no lora_A or lora_B tensor"),
 }

@@ -60,7 +60,7 @@ def peft_merged(base_path: Path, adapter: Path) -> dict[str, Tensor]:
     """The merged weights in float64, by PEFT: the independent truth."""
     model = PeftModel.from_pretrained(load_base(base_path, "float32").double(), str(adapter))
     model = model.double().merge_and_unload()
-    return {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    return dict(model.state_dict())
 
 
 def edit_tensors(path: Path, **changes: Tensor | None) -> None:

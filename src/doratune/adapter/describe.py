@@ -11,13 +11,13 @@ from doratune.adapter.files import (
     MAGNITUDE,
     AdapterFolder,
     AdapterWeights,
-    find_problems,
     open_adapter,
     weights_of,
 )
 from doratune.adapter.fit import LayerFit, distance, fit_problems, fit_to_folder
 from doratune.adapter.origin import check_name, check_origin, read_origin
 from doratune.adapter.place import place_problems, skeleton
+from doratune.adapter.problems import find_problems
 from doratune.errors import AdapterError
 from doratune.record.adapters import AdapterFacts, LayerFacts
 

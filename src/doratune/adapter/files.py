@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from doratune.adapter.config import (
-    config_problems,
-    is_targeted,
-    peft_config,
-    rank_of,
-    read_config,
-    scaling_of,
-)
+from doratune.adapter.config import read_config, scaling_of
 from doratune.adapter.formats import recognise
 from doratune.errors import AdapterError
 
@@ -27,14 +19,12 @@ MAGNITUDE = "lora_magnitude_vector"
 _PARTS = {
     "lora_A.weight": "lora_A",
     "lora_B.weight": "lora_B",
+    "lora_embedding_A": "lora_A",
+    "lora_embedding_B": "lora_B",
     MAGNITUDE: MAGNITUDE,
     f"{MAGNITUDE}.weight": MAGNITUDE,
 }
 _DTYPES = ("F32", "F16", "BF16")
-_TURNED = 0.1
-"""A magnitude below zero turns its feature round. Training starts from a norm and moves all
-magnitudes of a layer about equally far, so it carries only those past zero that began near it:
-refused where it is further below zero than this part of the layer's median."""
 
 
 class LayerDelta(NamedTuple):
@@ -48,11 +38,13 @@ class LayerDelta(NamedTuple):
     """(out_features,), float32; None for LoRA."""
     scaling: float
     fan_in_fan_out: bool
-    """The base weight is stored (in_features, out_features)."""
+    """The base weight is stored (in_features, out_features); so are token embeddings, whose inputs are
+    the tokens."""
     kernel: tuple[int, ...] = ()
     """Of a convolution, whose weight is stored (out_channels, in_channels, *kernel)."""
     num_experts: int = 1
     """Of a fused weight, stored (experts, ...); A (experts * r, in), B (out, r * experts)."""
+    is_embedding: bool = False
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -73,6 +65,8 @@ class AdapterWeights(NamedTuple):
     """By module path in the base model, such as ``model.layers.0.self_attn.q_proj``."""
     saved_modules: dict[str, Tensor]
     """Full tensors that take the place of the base's, by name."""
+    base_copies: dict[str, Tensor] = {}
+    """Base weights that PEFT saves beside adapters of embeddings and heads, by layer."""
 
     @property
     def method(self) -> Literal["dora", "lora"]:
@@ -91,7 +85,11 @@ class AdapterFolder(NamedTuple):
     saved: dict[str, Tensor]
     """Full tensors by name."""
     strange: list[str]
-    """Keys that PEFT would drop without a word, and keys of layers that are not linear."""
+    """Keys that PEFT would drop without a word."""
+    embeddings: set[str]
+    """Layers with ``lora_embedding_A`` or ``lora_embedding_B``."""
+    copies: dict[str, Tensor]
+    """Base weights of adapted layers, by layer."""
 
 
 def read_adapter(path: Path) -> AdapterWeights:
@@ -101,6 +99,8 @@ def read_adapter(path: Path) -> AdapterWeights:
         AdapterError: The folder is not a complete adapter: a file is missing or broken, a tensor is
             missing, misshapen or not finite, or tensors and configuration contradict each other.
     """
+    from doratune.adapter.problems import find_problems  # which is written in terms of this module
+
     folder = open_adapter(path)
     problems = list(find_problems(folder))
     if problems:
@@ -118,7 +118,7 @@ def open_adapter(path: Path) -> AdapterFolder:
     """
     config = read_config(path)
     tensors = read_tensors(_weights_file(path))
-    folder = AdapterFolder(config, tensors, {}, {}, [])
+    folder = AdapterFolder(config, tensors, {}, {}, [], set(), {})
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         end = next((end for end in _PARTS if name.endswith(f".{end}")), None)
@@ -128,10 +128,15 @@ def open_adapter(path: Path) -> AdapterFolder:
             folder.strange.append(key)
         elif part:
             folder.parts.setdefault(layer, {})[part] = tensor
+            if end and end.startswith("lora_embedding"):
+                folder.embeddings.add(layer)
         elif "lora_" in name or recognise([key]):
             folder.strange.append(key)
         else:
             folder.saved[name] = tensor
+    for layer in folder.parts:
+        if (copy := folder.saved.pop(f"{layer}.base_layer.weight", None)) is not None:
+            folder.copies[layer] = copy
     return folder
 
 
@@ -181,124 +186,15 @@ def weights_of(folder: AdapterFolder) -> AdapterWeights:
     config = folder.config
     layers = {}
     for layer, found in sorted(folder.parts.items()):
-        magnitude = found.get(MAGNITUDE)
+        A, B, magnitude = found["lora_A"], found["lora_B"], found.get(MAGNITUDE)
+        is_embedding = layer in folder.embeddings
         layers[layer] = LayerDelta(
-            found["lora_A"],
-            found["lora_B"],
-            None if magnitude is None else magnitude.float(),
+            A.flatten(1),
+            B.flatten(1),
+            None if magnitude is None else magnitude.float().flatten(),
             scaling_of(config, layer),
-            bool(config.get("fan_in_fan_out")),
+            is_embedding or (bool(config.get("fan_in_fan_out")) and A.ndim == 2),
+            kernel=tuple(A.shape[2:]),
+            is_embedding=is_embedding,
         )
-    return AdapterWeights(config, layers, folder.saved)
-
-
-def find_problems(folder: AdapterFolder) -> Iterator[str]:
-    """Everything for which the adapter is refused, without looking at any base."""
-    wrong = list(config_problems(folder.config))
-    yield from wrong
-    if wrong:
-        return
-    form = recognise(folder.tensors)
-    if form is not None:
-        yield (
-            f"it is in another format: {form}. PEFT would drop the magnitudes without a word. "
-            "Convert it with `doratune adapter convert`."
-        )
-        return
-    for key in folder.strange:
-        yield (
-            f"{WEIGHTS} holds {key}, which is no tensor of a linear LoRA or DoRA layer "
-            f"({PREFIX}... with lora_A.weight, lora_B.weight, {MAGNITUDE}). Was it trained with "
-            "another method, or on embeddings or convolutions? These are not supported yet."
-        )
-    if not folder.parts:
-        yield f"it holds no lora_A or lora_B tensor and adapts nothing. Expected {WEIGHTS} of PEFT."
-    for layer, found in sorted(folder.parts.items()):
-        for problem in _layer_problems(folder.config, layer, found):
-            yield f"layer {layer}: {problem}"
-    yield from _coverage_problems(folder)
-
-
-def _layer_problems(config: dict[str, Any], layer: str, found: dict[str, Tensor]) -> Iterator[str]:
-    missing = [name for name in ("lora_A", "lora_B") if name not in found]
-    if missing:
-        yield f"{' and '.join(missing)} missing; the file is not a complete adapter."
-        return
-    A, B = found["lora_A"], found["lora_B"]
-    if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
-        yield (
-            f"lora_A has shape {tuple(A.shape)} and lora_B {tuple(B.shape)}; expected (r, "
-            "in_features) and (out_features, r)."
-        )
-        return
-    rank = rank_of(config, layer)
-    if A.shape[0] != rank:
-        yield f"lora_A has rank {A.shape[0]}, but adapter_config.json says {rank}."
-    for name, tensor in found.items():
-        if not tensor.isfinite().all():
-            yield (
-                f"{name} holds values that are not finite. Training diverged, or the file is "
-                "damaged."
-            )
-    yield from _magnitude_problems(bool(config.get("use_dora")), B.shape[0], found.get(MAGNITUDE))
-
-
-def _magnitude_problems(use_dora: bool, num_out: int, magnitude: Tensor | None) -> Iterator[str]:
-    if magnitude is None:
-        if use_dora:
-            yield (
-                f"adapter_config.json says use_dora, but there is no {MAGNITUDE}. The magnitude was "
-                "lost when the adapter was saved or converted; without it the model is another one. "
-                "Take the original adapter."
-            )
-        return
-    if not use_dora:
-        yield (
-            f"there is a {MAGNITUDE}, but adapter_config.json says use_dora false. Loading it so "
-            "would drop the magnitude; set use_dora to true."
-        )
-    if magnitude.shape != (num_out,):
-        flat = magnitude.numel() == num_out
-        how = " `doratune adapter convert` writes it so." if flat else ""
-        yield f"{MAGNITUDE} has shape {tuple(magnitude.shape)}; expected ({num_out},).{how}"
-    elif not magnitude.any():
-        yield "every magnitude is zero, which makes the layer's output zero."
-    else:
-        median = magnitude.abs().median().item()
-        lowest = magnitude.min().item()
-        if lowest < -_TURNED * median:
-            yield (
-                f"the magnitude of output feature {int(magnitude.argmin())} is {lowest:.6g}, where "
-                f"the layer's median is {median:.6g}; expected norms, which training does not carry "
-                "so far below zero. Training diverged, or the file is damaged."
-            )
-
-
-def _coverage_problems(folder: AdapterFolder) -> Iterator[str]:
-    """Tensors that the configuration does not ask for."""
-    config = folder.config
-    try:
-        of_peft = peft_config(config)
-        outside = [layer for layer in sorted(folder.parts) if not is_targeted(of_peft, layer)]
-    except AdapterError as error:
-        yield str(error)
-        return
-    for layer in outside:
-        yield (
-            f"layer {layer}: adapter_config.json does not adapt it (target_modules "
-            f"{config['target_modules']!r}), so that PEFT would drop its tensors. Take config and "
-            "weights of one training."
-        )
-    modules: list[str] = config.get("modules_to_save") or []  # PEFT compares the ends of names
-    for name, tensor in sorted(folder.saved.items()):
-        ends = (*modules, "embed_tokens", "lm_head")  # the last two as PEFT saves resized ones
-        parts = name.split(".")
-        above = [".".join(parts[:length]) for length in range(1, len(parts))]
-        of_bias = parts[-1] == "bias" and config.get("bias", "none") != "none"
-        if not of_bias and not any(module.endswith(ends) for module in above):
-            yield (
-                f"{WEIGHTS} holds {PREFIX}{name} whole, but adapter_config.json has no such module "
-                f"in modules_to_save ({modules!r}). Take config and weights of one training."
-            )
-        if not tensor.isfinite().all():
-            yield f"{name} holds values that are not finite. Training diverged, or the file is damaged."
+    return AdapterWeights(config, layers, folder.saved, folder.copies)

@@ -160,7 +160,7 @@ def fit_to_folder(weights: AdapterWeights, base_path: Path) -> Iterator[LayerFit
         with safe_open(files[name], framework="pt") as tensors:
             weight = tensors.get_tensor(name)
         if weight.is_floating_point() and weight.itemsize > 1 and fits_shape(delta, weight.shape):
-            W_OI = weight.T if delta.fan_in_fan_out else weight
+            W_OI = weight.T if delta.fan_in_fan_out else weight.flatten(1)
             yield layer_fit(layer, delta.magnitude, row_norms(W_OI))
 
 
@@ -194,5 +194,4 @@ def find_weight(layer: str, names: Iterable[str]) -> str | None:
 
 def fits_shape(delta: LayerDelta, shape: Iterable[int]) -> bool:
     """Whether a stored weight of this shape is one the layer's factors can be added to."""
-    expected = (delta.B.shape[0], delta.A.shape[1])
-    return tuple(shape) == (expected[::-1] if delta.fan_in_fan_out else expected)
+    return tuple(shape) == delta.weight_shape

@@ -26,7 +26,7 @@ from doratune.adapter.files import (
 )
 from doratune.adapter.fit import fit_problems, fit_to_model
 from doratune.adapter.origin import check_name, check_origin, read_origin
-from doratune.adapter.place import place_problems
+from doratune.adapter.place import copy_problems, place_problems
 from doratune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ def load_adapter(
         check_name(weights, base_model.name_or_path or "", path)
     for problem in place_problems(base_model, weights):
         raise AdapterError(f"{path}, {problem}")
+    if not any_base:
+        state = base_model.state_dict()
+        for problem in copy_problems(weights, lambda layer: state.get(f"{layer}.weight")):
+            raise AdapterError(f"{path}, {problem}")
     before = _Before(base_model, weights)
     try:
         model = _put_on(base_model, path, trainable)

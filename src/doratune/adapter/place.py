@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -28,7 +29,9 @@ def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
     kind = type(model).__name__
     for layer, delta in weights.layers.items():
         module = modules.get(layer)
-        expected = (delta.B.shape[0], delta.A.shape[1])
+        expected = delta.weight_shape
+        if delta.fan_in_fan_out and not delta.is_embedding:
+            expected = expected[::-1]
         if module is None:
             yield (
                 f"layer {layer}: the adapter adapts it, and this {kind} does not have it. It was "
@@ -39,7 +42,13 @@ def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
                 f"layer {layer}: the adapter fits a weight of shape {expected}, but this model's has "
                 f"{found}. It was trained on another base model."
             )
-        elif delta.fan_in_fan_out != isinstance(module, Conv1D):
+        elif delta.is_embedding != isinstance(module, nn.Embedding):
+            yield (
+                f"layer {layer}: the adapter holds tensors of {'an' if delta.is_embedding else 'no'} "
+                f"embedding, but this layer is a {type(module).__name__}. It was trained on another "
+                "base model."
+            )
+        elif delta.fan_in_fan_out != (isinstance(module, Conv1D) or delta.is_embedding):
             yield (
                 f"layer {layer}: adapter_config.json says fan_in_fan_out "
                 f"{str(delta.fan_in_fan_out).lower()}, but this layer is a {type(module).__name__}. "
@@ -59,6 +68,30 @@ def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
                 "that PEFT would leave it as it starts. The file is not complete, or it was trained "
                 "on another base model."
             )
+
+
+def copy_problems(
+    weights: AdapterWeights, weight_of: Callable[[str], Tensor | None]
+) -> Iterator[str]:
+    """Base weights in the adapter's file that are not the base's.
+
+    Args:
+        weights: The adapter.
+        weight_of: The base weight of a layer, or None where it has none.
+    """
+    for layer, copy in weights.base_copies.items():
+        found = weight_of(layer)
+        if found is None or not _same(found.cpu(), copy):
+            yield (
+                f"layer {layer}: the adapter's file holds the base weight it was trained with, and it "
+                "is another than this base's. It was trained on another base model, or its embeddings "
+                "were resized."
+            )
+
+
+def _same(weight: Tensor, copy: Tensor) -> bool:
+    """Whether both are one tensor, which either side may have rounded."""
+    return torch.equal(weight, copy.to(weight.dtype)) or torch.equal(weight.to(copy.dtype), copy)
 
 
 def skeleton(base_path: Path) -> nn.Module | None:

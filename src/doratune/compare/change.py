@@ -151,6 +151,7 @@ def _adapted(plan: Plan, adapter_path: Path, quantized: bool) -> _Changes:
         tuned = merged_weight(weight, delta)
         if delta.fan_in_fan_out:
             weight, tuned = weight.T, tuned.T
+        weight, tuned = weight.flatten(1), tuned.flatten(1)
         yield layer, changed(weight, tuned)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,16 +14,18 @@ from safetensors import safe_open
 from torch import Tensor
 
 from doratune.adapter import LayerDelta, read_adapter
+from doratune.adapter.place import copy_problems, skeleton
 from doratune.adapter.tuned import check_base
 from doratune.base import tensor_files
 from doratune.errors import AdapterError, ModelError
+from doratune.ship.convolutions import check_convolutions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class Plan(NamedTuple):
-    """What a merged checkpoint is made of, by the checkpoint's own tensor names."""
+    """What a merged checkpoint is made of, by the merged checkpoint's own tensor names."""
 
     method: Literal["dora", "lora", "full"]
     files: dict[str, Path]
@@ -34,18 +36,30 @@ class Plan(NamedTuple):
     """Layer of each of these weights."""
     saved: dict[str, Tensor]
     """Tensors that the adapter holds whole."""
+    untied: dict[str, str] = {}
+    """Tensors that the base does not hold, as it ties them to another: that one. The adapter changes one
+    of the two, so the merged model has both."""
     base_weight: Callable[[str], Tensor] | None = None
     """Makes the base tensor of an adapted weight, by the name here; None takes it as it is stored."""
+    made: frozenset[str] = frozenset()
+    """Other tensors that it makes too."""
 
     def base_name(self, name: str) -> str:
         """What a tensor is called in the file it is taken from."""
-        return name
+        return self.untied.get(name, name)
+
+    def stored(self, name: str) -> Tensor:
+        """A tensor as the base stores it."""
+        with safe_open(self.files[name], framework="pt") as tensors:
+            return tensors.get_tensor(self.base_name(name))
+
+    def unchanged(self, name: str) -> Tensor:
+        """A tensor that the adapter does not change."""
+        return self.weight(name) if name in self.made else self.stored(name)
 
     def weight(self, name: str) -> Tensor:
         """The base tensor of an adapted weight."""
-        if self.base_weight is not None:
-            return self.base_weight(name)
-        return read_tensor(self.files, name)
+        return self.stored(name) if self.base_weight is None else self.base_weight(name)
 
 
 def plan_merge(base_path: Path, adapter_path: Path) -> Plan:
@@ -63,35 +77,75 @@ def plan_merge(base_path: Path, adapter_path: Path) -> Plan:
     if not (adapter_path / "adapter_config.json").exists():
         return Plan("full", tensor_files(adapter_path), {}, {}, {})
     adapter = read_adapter(adapter_path)
-    files = tensor_files(base_path)
-    layers: dict[str, str] = {}
-    saved: dict[str, Tensor] = {}
-    for wanted in [*(f"{layer}.weight" for layer in adapter.layers), *adapter.saved_modules]:
-        name = _find(wanted, files, adapter_path)
-        if name in layers or name in saved:
+    check_convolutions(base_path, adapter_path, adapter)
+    plan = Plan(adapter.method, tensor_files(base_path), {}, {}, {}, {})
+    ties = tied_names(base_path)
+    wholes = adapter.saved_modules
+    for wanted in [*(f"{layer}.weight" for layer in adapter.layers), *wholes]:
+        name = _find(wanted, plan, ties, adapter_path)
+        if name in plan.layers or name in plan.saved:
             raise AdapterError(
                 f"{adapter_path} changes the base tensor {name} twice; expected once. "
                 "Are there two adapters in one file?"
             )
-        if wanted in adapter.saved_modules:
-            saved[name] = adapter.saved_modules[wanted]
+        if wanted in wholes:
+            plan.saved[name] = wholes[wanted]
         else:
-            layers[name] = wanted.removesuffix(".weight")
-    deltas = {name: adapter.layers[layer] for name, layer in layers.items()}
-    return Plan(adapter.method, files, deltas, layers, saved)
+            layer = plan.layers[name] = wanted.removesuffix(".weight")
+            plan.deltas[name] = adapter.layers[layer]
+    untie(plan, ties)
+    names = {layer: name for name, layer in plan.layers.items()}
+    for problem in copy_problems(adapter, lambda layer: plan.stored(names[layer])):
+        raise AdapterError(f"{adapter_path}, {problem}")
+    return plan
 
 
-def _find(wanted: str, files: Iterable[str], adapter_path: Path) -> str:
-    """The base's name for a tensor: GPT-2's checkpoints leave out the model's own prefix."""
+def _find(wanted: str, plan: Plan, ties: dict[str, list[str]], adapter_path: Path) -> str:
+    """The merged model's name for a tensor: GPT-2's checkpoints leave out the model's own prefix."""
     for name in (wanted, wanted.partition(".")[2]):
-        if name in files:
+        if name in plan.files:
             return name
-    near = get_close_matches(wanted, files, n=1, cutoff=0)
+    for tied in ties.get(wanted, ()):
+        for name in (tied, tied.partition(".")[2]):
+            if name in plan.files and plan.base_name(name) == name:
+                _add_untied(plan, wanted, name)
+                return wanted
+    near = get_close_matches(wanted, plan.files, n=1, cutoff=0)
     raise AdapterError(
         f"{adapter_path} adapts {wanted}, which the base does not hold; the nearest name there is "
-        f"{near[0] if near else 'none'}. Was it trained on another base, or on a layer whose "
-        "weight is shared with another (tied embeddings)? Such a layer cannot be merged."
+        f"{near[0] if near else 'none'}. Was it trained on another base?"
     )
+
+
+def untie(plan: Plan, ties: dict[str, list[str]]) -> None:
+    """Adds what was tied to a changed tensor, and is not changed itself, as it was."""
+    for changed in [*plan.deltas, *plan.saved]:
+        model_names = [name for name in ties if changed in (name, name.partition(".")[2])]
+        for other in {tied for name in model_names for tied in ties[name]}:
+            if not {other, other.partition(".")[2]} & plan.files.keys():
+                _add_untied(plan, other, changed)
+
+
+def _add_untied(plan: Plan, name: str, source: str) -> None:
+    plan.files[name] = plan.files[source]
+    plan.untied[name] = plan.base_name(source)
+
+
+def tied_names(base_path: Path) -> dict[str, list[str]]:
+    """For every parameter that shares its tensor with others, their names.
+
+    Empty where transformers has no class for the model.
+    """
+    model = skeleton(base_path)
+    groups: defaultdict[int, list[str]] = defaultdict(list)
+    for name, parameter in () if model is None else model.named_parameters(remove_duplicate=False):
+        groups[id(parameter)].append(name)
+    return {
+        name: [other for other in names if other != name]
+        for names in groups.values()
+        if len(names) > 1
+        for name in names
+    }
 
 
 def read_tensor(files: dict[str, Path], name: str) -> Tensor:

@@ -99,7 +99,7 @@ def _pairs(
         if name in plan.deltas:
             expected = merged_weight(plan.weight(name), plan.deltas[name], torch.float64)
         else:
-            expected = plan.saved[name] if name in plan.saved else read_tensor(plan.files, name)
+            expected = plan.saved[name] if name in plan.saved else plan.unchanged(name)
         found = read_tensor(merged, name)
         wanted = dtype if expected.is_floating_point() else expected.dtype
         if found.shape != expected.shape or found.dtype != wanted:
@@ -139,7 +139,7 @@ def norm_error(found: Tensor, delta: LayerDelta) -> float | None:
     """
     if delta.magnitude is None:
         return None
-    inputs = 0 if delta.fan_in_fan_out else 1
+    inputs, found = (0, found) if delta.fan_in_fan_out else (1, found.flatten(1))
     m_O = delta.magnitude.double().abs()
     smallest = torch.finfo(found.dtype).tiny * math.sqrt(found.shape[inputs])
     norms_O = torch.linalg.vector_norm(found.double(), dim=inputs)

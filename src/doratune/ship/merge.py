@@ -64,7 +64,7 @@ def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merg
         _copy_others(base_path, folder)
         if plan.method == "full":
             _copy_others(adapter_path, folder)
-        _set_dtype(folder / "config.json", dtype)
+        _set_config(folder / "config.json", dtype, untied=bool(plan.untied))
         write_weights(plan, parts, layouts, folder, DTYPES[dtype])
     num_merged = len(plan.files) if plan.method == "full" else len(plan.deltas) + len(plan.saved)
     return Merged(plan.method, num_merged, len(plan.files) - num_merged, size)
@@ -103,8 +103,10 @@ def _copy_others(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _set_dtype(file: Path, dtype: str) -> None:
+def _set_config(file: Path, dtype: str, *, untied: bool) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     # transformers 5 and what is older.
     config.update(dtype=dtype, torch_dtype=dtype)
+    if untied:
+        config["tie_word_embeddings"] = False
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

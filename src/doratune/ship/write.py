@@ -114,6 +114,8 @@ def _write_tensor(
         merge_rows(name, rows, parts[name], dtype, write)
     elif name in plan.saved:
         cast_rows(name, TensorRows(plan.saved[name]), size, dtype, write)
+    elif name in plan.made and plan.base_weight is not None:
+        cast_rows(name, TensorRows(plan.base_weight(name)), size, dtype, write)
     elif stored.dtype == target.dtype:
         out.copy(name, base, stored)
     else:

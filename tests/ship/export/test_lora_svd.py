@@ -10,11 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from doratune.errors import AdapterError
 from doratune.ship.checkpoint import plan_merge, read_tensor
 from doratune.ship.export import lora_svd
 from doratune.ship.export.lora_svd import leading_svd, write_lora
 from doratune.ship.weight import merged_weight
+from tests.ship.adapters import save_adapter
 from tests.ship.export.runs import sealed_adapter
+from tests.tiny import save_tiny
 
 LAYER = "model.layers.0.mlp.up_proj"
 PREFIX = "base_model.model."
@@ -141,3 +144,10 @@ def test_conv1d_keeps_its_layout(tmp_path: Path) -> None:
     assert result.delta_error < 1e-5
     A = load_file(tmp_path / "lora.safetensors")[f"{PREFIX}transformer.h.0.mlp.c_fc.lora_A.weight"]
     assert A.shape == (12, 12)
+
+
+def test_an_embedding_is_refused(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["embed_tokens"])
+    with pytest.raises(AdapterError, match=r"adapts model\.embed_tokens, an embedding or a conv"):
+        write_lora(plan_merge(base, adapter), adapter, tmp_path / "lora.safetensors", rank=4)

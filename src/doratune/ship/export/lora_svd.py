@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from doratune.adapter.files import PREFIX
+from doratune.errors import AdapterError
 from doratune.progress import track
 from doratune.record.export import Approximation, LayerApproximation, RankError
 from doratune.ship.checkpoint import Plan
@@ -70,6 +71,11 @@ def write_lora(plan: Plan, adapter_path: Path, file: Path, rank: int) -> Approxi
     layers: dict[str, _Layer] = {}
     for name, delta in track(plan.deltas.items(), "Decomposing", total=len(plan.deltas)):
         layer, base = plan.layers[name], plan.weight(name)
+        if delta.is_embedding or delta.kernel:
+            raise AdapterError(
+                f"{adapter_path} adapts {layer}, an embedding or a convolution; LoRA is made of linear "
+                "layers only. Export the merged model."
+            )
         check_fit(layer, base, delta, adapter_path)
         W_OI = (base.T if delta.fan_in_fan_out else base).float()
         target_OI = merged_weight(base, delta)
