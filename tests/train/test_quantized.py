@@ -14,7 +14,7 @@ from doratune.adapter import load_adapter
 from doratune.adapter.base_weight import forbid_repacking
 from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base
-from doratune.errors import AdapterError, DependencyError
+from doratune.errors import ConfigError, DependencyError
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import ORIGIN, AdapterOrigin, Step, TrainFile
 from doratune.ship import merge_adapter
@@ -77,13 +77,34 @@ def test_the_adapter_learns_in_float32_over_the_dequantised_base(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_merging_into_the_bases_own_weights_is_refused(
+def test_merging_wants_to_know_what_onto(
     trained: tuple[str, RunFolder], tmp_path: Path, base: Path
 ) -> None:
     _, run = trained
-    with pytest.raises(AdapterError, match=r"trained over a base in 4 bits \(nf4\)"):
+    with pytest.raises(ConfigError, match=r"trained over a base in 4 bits \(nf4\)"):
         merge_adapter(run, recipe(tmp_path, base))
     assert not run.merged.exists()
+
+
+def test_training_over_8_bits(tmp_path: Path, base: Path) -> None:
+    """The layers round what they are given to 8 bits, too; gradients and magnitudes stay float32."""
+    settings = recipe(
+        tmp_path,
+        base,
+        model={"source": str(base), "quantize": "int8", "dtype": "float32"},
+        train={"max_steps": 12},
+    )
+    run = prepared(tmp_path, settings)
+    train_model(run, settings)
+    steps = Step.read_lines(run.steps)
+    assert steps[-1].loss < 0.9 * steps[0].loss
+    assert TrainFile.read(run.train).fast_layers == 14
+    assert AdapterOrigin.read(run.adapter / ORIGIN).quantize == "int8"
+    tensors = load_file(run.adapter / "adapter_model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    tuned = load_tuned(base, run.adapter, "float32")
+    kinds = {type(m).__name__ for n, m in tuned.named_modules() if n.endswith("base_layer")}
+    assert kinds == {"Linear8bitLt"}
 
 
 def test_the_first_step_is_that_of_the_quantised_base(base: Path) -> None:
@@ -103,7 +124,7 @@ def test_the_first_step_is_that_of_the_quantised_base(base: Path) -> None:
 
 
 def test_full_fine_tuning_cannot_be_quantised(tmp_path: Path, base: Path) -> None:
-    with pytest.raises(ValidationError, match="weights in 4 bits cannot be trained"):
+    with pytest.raises(ValidationError, match="quantised weights cannot be trained"):
         recipe(
             tmp_path,
             base,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_base(
-    path: Path, dtype: str = "auto", quantize: Literal["nf4"] | None = None
+    path: Path, dtype: str = "auto", quantize: Literal["nf4", "int8"] | None = None
 ) -> PreTrainedModel:
     """Loads a causal language model from a local folder, in eval mode, on the CPU.
 
@@ -31,10 +32,10 @@ def load_base(
     Args:
         path: What `resolve_base` returned.
         dtype: ``"auto"`` is `natural_dtype`; else ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        quantize: ``"nf4"`` holds the linear layers in 4 bits, and brings the model to the GPU
-            where there is one. Call `enable_fast_dora` before the first forward, whatever the
-            adapter: it keeps bitsandbytes from repacking them for inference, after which they
-            cannot be trained.
+        quantize: ``"nf4"`` holds the linear layers in 4 bits, ``"int8"`` in 8, and brings the model
+            to the GPU where there is one. Call `enable_fast_dora` before the first forward, whatever
+            the adapter: it keeps bitsandbytes from repacking 4-bit weights for inference, after which
+            they cannot be trained.
 
     Raises:
         ModelError: ``dtype`` is another, a file is missing or damaged, tensors are missing or have
@@ -58,7 +59,7 @@ def load_base(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **({} if quantize is None else {"quantization_config": _nf4(dtype)}),
+                **({} if quantize is None else {"quantization_config": _bits(quantize, dtype)}),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
@@ -67,6 +68,9 @@ def load_base(
         ) from error
     _check_complete(path, loading)
     _check_rows(model)
+    if getattr(model, "is_loaded_in_8bit", False):
+        # It tells of every layer that inputs are rounded to float16, which is how LLM.int8 works.
+        getLogger("bitsandbytes.autograd").setLevel(ERROR)
     return model.eval()
 
 
@@ -99,13 +103,15 @@ def require_bitsandbytes() -> None:
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise DependencyError(
-            "A base in 4 bits needs the package bitsandbytes, which is not installed. "
+            "A quantised base needs the package bitsandbytes, which is not installed. "
             "Install it with: pip install 'doratune[quant]'"
         )
 
 
-def _nf4(dtype: str) -> BitsAndBytesConfig:
-    """As in QLoRA (Dettmers et al. 2023): NF4 with double quantisation."""
+def _bits(quantize: Literal["nf4", "int8"], dtype: str) -> BitsAndBytesConfig:
+    """As in QLoRA (Dettmers et al. 2023): NF4 with double quantisation; or LLM.int8 (2022)."""
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

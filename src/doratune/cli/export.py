@@ -16,7 +16,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile
 
 if TYPE_CHECKING:
-    from doratune.ship.export.task import Task
+    from doratune.ship.task import Task
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
     ] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Export the trained model as adapter, plain LoRA, checkpoint, GGUF or serving bundle."""
+    """Export the trained model as adapter, plain LoRA, checkpoint, GGUF, bundle or in fewer bits."""
     forms = None if to is None else _parse(to)
     loaded, run = read_target(recipe, runs)
     with opened(loaded, run):
@@ -60,7 +60,7 @@ def _task(run: RunFolder, recipe: Recipe) -> Task:
     from doratune.data import Renderer, read_examples
     from doratune.data.questions import make_questions
     from doratune.evaluate.ask import ask
-    from doratune.ship.export.task import Task
+    from doratune.ship.task import Task
 
     tokenizer = load_tokenizer(resolve_base(recipe.model.source, recipe.model.revision))
     renderer = Renderer(tokenizer, recipe.data.template)

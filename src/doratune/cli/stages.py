@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from doratune.cli.onto import with_onto
 from doratune.cli.options import Runs, Target, opened, read_target
 from doratune.cli.summary import print_figures
 from doratune.errors import ConfigError, DependencyError
@@ -94,9 +97,22 @@ def completions(recipe: Target, runs: Runs = RUNS) -> None:
     stage_command("completions", recipe, runs)
 
 
-def merge(recipe: Target, runs: Runs = RUNS) -> None:
+def merge(
+    recipe: Target,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHOICE",
+            help="Over a quantised base: dequantized, original or requantize, whatever the recipe says.",
+        ),
+    ] = None,
+    runs: Runs = RUNS,
+) -> None:
     """Merge the adapter into the base weights."""
-    stage_command("merge", recipe, runs)
+    loaded, run = read_target(recipe, runs)
+    loaded = with_onto(loaded, onto)
+    with opened(loaded, run):
+        run_stage("merge", run, loaded)
 
 
 def verify(recipe: Target, runs: Runs = RUNS) -> None:

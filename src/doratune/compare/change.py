@@ -52,7 +52,7 @@ def matrix_changes(run: RunFolder, base_path: Path, arm: Arm, seed: int) -> list
 
     Needs the run's ``adapter/`` folder, or for full fine-tuning the model there: call it before that is
     deleted. Of a fully fine-tuned model, the matrices are those that the recipe's ``target_modules``
-    name. Over a quantised base, W0 is the dequantised NF4 weight, which training started from.
+    name. Over a quantised base, W0 is the dequantised weight, which training started from.
 
     Args:
         run: The run folder of the job, trained.
@@ -65,9 +65,9 @@ def matrix_changes(run: RunFolder, base_path: Path, arm: Arm, seed: int) -> list
         ModelError: Weights are missing, damaged or quantised.
     """
     plan = plan_merge(base_path, run.adapter)
-    quantized = load_recipe(run.recipe).model.quantize == "nf4"
+    quantize = load_recipe(run.recipe).model.quantize
     pairs = (
-        _full(run, base_path) if plan.method == "full" else _adapted(plan, run.adapter, quantized)
+        _full(run, base_path) if plan.method == "full" else _adapted(plan, run.adapter, quantize)
     )
     return [
         MatrixChange(
@@ -140,14 +140,14 @@ def changed(W_OI: Tensor, tuned_OI: Tensor) -> tuple[Tensor, Tensor]:
 _Changes = Iterator[tuple[str, tuple[Tensor, Tensor]]]
 
 
-def _adapted(plan: Plan, adapter_path: Path, quantized: bool) -> _Changes:
+def _adapted(plan: Plan, adapter_path: Path, quantize: str | None) -> _Changes:
     for name, layer in plan.layers.items():
         delta = plan.deltas[name]
         weight = plan.weight(name)
         check_fit(layer, weight, delta, adapter_path)
         weight = weight.float()
-        if quantized:
-            weight = _through_nf4(weight)
+        if quantize is not None:
+            weight = _through_nf4(weight) if quantize == "nf4" else _through_int8(weight)
         tuned = merged_weight(weight, delta)
         if delta.fan_in_fan_out:
             weight, tuned = weight.T, tuned.T
@@ -192,6 +192,15 @@ def _through_nf4(weight: Tensor) -> Tensor:
 
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
     dequantized: Tensor = dequantize_4bit(packed, state)
+    return dequantized
+
+
+def _through_int8(weight: Tensor) -> Tensor:
+    """The same of a base in 8 bits, (out_features, in_features)."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    rounded_OI, largest_O, _ = int8_vectorwise_quant(weight.half())
+    dequantized: Tensor = rounded_OI.float() * (largest_O[:, None] / 127)
     return dequantized
 
 

@@ -24,9 +24,10 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base weights; ``auto`` keeps the checkpoint's own, or takes float32 on
     a CPU without arithmetic for it."""
-    quantize: Literal["nf4"] | None = None
+    quantize: Literal["nf4", "int8"] | None = None
     """``nf4``: the linear layers of the frozen base are held in 4 bits by bitsandbytes, with double
-    quantisation, and multiplied in ``dtype``: QLoRA and QDoRA."""
+    quantisation, and multiplied in ``dtype``: QLoRA and QDoRA. ``int8``: in 8 bits, and their inputs
+    are rounded too (LLM.int8)."""
 
 
 class SourceSection(Section):
@@ -183,6 +184,10 @@ class MergeSection(Section):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the merged weights; ``auto`` is ``model.dtype``, or the base checkpoint's own."""
+    onto: Literal["dequantized", "original", "requantize"] | None = None
+    """Must be chosen where ``model.quantize`` is set. ``dequantized``: onto the base as training saw it,
+    the trained model; ``original``: onto the base's own weights, which training did not see;
+    ``requantize``: as the first, and quantised again, which rounds the training too."""
 
 
 class VerifySection(Section):
@@ -214,8 +219,13 @@ class Recipe(Section):
         quantize, arms = self.model.quantize, set(self.compare.arms)
         if quantize and self.adapter.method == "full":
             raise ValueError(
-                f"model.quantize is {quantize!r} and adapter.method is 'full', but weights in 4 bits "
-                "cannot be trained; train an adapter (dora or lora), or remove model.quantize"
+                f"model.quantize is {quantize!r} and adapter.method is 'full', but quantised "
+                "weights cannot be trained; train an adapter (dora or lora), or remove model.quantize"
+            )
+        if self.merge.onto and not quantize:
+            raise ValueError(
+                f"merge.onto is {self.merge.onto!r}, but model.quantize is null, so that there is only "
+                "one base to merge onto; remove merge.onto"
             )
         if quantize and (same := arms & {"qlora", "qdora"}):
             raise ValueError(

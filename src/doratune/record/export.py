@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from doratune.record.quantized import Quantized
 from doratune.record.schemas import Record, RunFile
+from doratune.record.schemas import TaskCost as TaskCost
 
-Form = Literal["peft", "lora", "merged", "gguf", "bundle"]
-FORMS: tuple[Form, ...] = ("peft", "lora", "merged", "gguf", "bundle")
+Form = Literal["peft", "lora", "merged", "gguf", "bundle", "quantized"]
+FORMS: tuple[Form, ...] = ("peft", "lora", "merged", "gguf", "bundle", "quantized")
 
 
 class ExportedFile(Record):
@@ -82,19 +84,6 @@ class TokenCheck(Record):
     """False is no failure: a near tie may turn with rounding."""
 
 
-class TaskCost(Record):
-    """Right answers on the test split, with the trained model and with a form of it."""
-
-    what: str
-    """The form that was asked, such as ``plain LoRA`` or ``llama.cpp, q8_0``."""
-    num_examples: int
-    num_right: int
-    num_right_approximate: int
-    num_lost: int
-    """Right before and wrong now."""
-    num_gained: int
-
-
 class ExportedForm(Record):
     """One form."""
 
@@ -106,6 +95,7 @@ class ExportedForm(Record):
     """Of the folder ``adapter/``."""
     files: list[ExportedFile]
     approximation: Approximation | None = None
+    quantized: list[Quantized] = []
     logits: list[LogitCheck] = []
     tokens: list[TokenCheck] = []
     tasks: list[TaskCost] = []

@@ -285,7 +285,7 @@ class AdapterOrigin(RunFile):
     """The same, dependent on their order."""
     split_digests: dict[Split, str]
     """Digest of the examples of each split."""
-    quantize: Literal["nf4"] | None = None
+    quantize: Literal["nf4", "int8"] | None = None
     """How the base was quantised in training; on another base the adapter is another model."""
     recipe_digest: str
     doratune: str
@@ -298,6 +298,10 @@ class AdapterOrigin(RunFile):
     """Names or digests of the adapters it was made from."""
 
 
+Onto = Literal["dequantized", "original", "requantize"]
+ONTO: tuple[Onto, ...] = ("dequantized", "original", "requantize")
+
+
 class MergeFile(RunFile):
     """``merge.json``: what ``merged/`` is made of."""
 
@@ -305,6 +309,8 @@ class MergeFile(RunFile):
     base_fingerprint: str
     adapter_digest: str
     dtype: str
+    onto: Onto | None = None
+    """Where training quantised the base, onto which weights the adapter was merged."""
     num_merged_tensors: int
     num_copied_tensors: int
     num_bytes: int
@@ -319,6 +325,34 @@ class LayerCheck(Record):
     precision are, over ``‖W'‖``."""
     norm_error: float | None
     """Largest ``|‖W_merged‖ / |m| - 1|`` over output features; None for LoRA."""
+
+
+class TaskCost(Record):
+    """Right answers on the test split, with the trained model and with a form of it."""
+
+    what: str
+    """The form that was asked, such as ``plain LoRA`` or ``llama.cpp, q8_0``."""
+    num_examples: int
+    num_right: int
+    num_right_approximate: int
+    num_lost: int
+    """Right before and wrong now."""
+    num_gained: int
+
+
+class OntoFidelity(Record):
+    """A merge onto one choice of the base's weights, against base and adapter as trained."""
+
+    num_bytes: int
+    """Of the merged weights."""
+    num_tokens: int
+    max_abs_difference: float
+    mean_abs_difference: float
+    mean_kl: float
+    max_kl: float
+    top1_agreement: float
+    task: TaskCost | None = None
+    """None where the test split was not asked."""
 
 
 class VerifyFile(RunFile):
@@ -344,6 +378,10 @@ class VerifyFile(RunFile):
     outputs: dict[str, float] = {}
     """Of every layer with weights, the relative difference of its outputs (``‖y' - y‖ / ‖y‖``) on the
     inputs that it has in the sidecar."""
+    onto: Onto | None = None
+    """As in `MergeFile`; but for ``dequantized`` no threshold is set."""
+    fidelity: dict[Onto, OntoFidelity] = {}
+    """Of every choice, where training quantised the base."""
 
 
 class StageEntry(Record):

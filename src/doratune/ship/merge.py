@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import torch
 
-from doratune.errors import AdapterError, StorageError
+from doratune.errors import StorageError
 from doratune.record.files import replacing
-from doratune.record.schemas import ORIGIN, AdapterOrigin
-from doratune.ship.checkpoint import DTYPES, plan_merge
+from doratune.record.schemas import ORIGIN, Onto
+from doratune.ship.checkpoint import DTYPES
+from doratune.ship.onto import check_onto, plan_onto, requantize
 from doratune.ship.row_blocks import Part
 from doratune.ship.write import lay_out, write_weights
 
@@ -35,7 +37,9 @@ class Merged(NamedTuple):
 
 
 @torch.no_grad()
-def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merged:
+def merge(
+    base_path: Path, adapter_path: Path, target: Path, dtype: str, onto: Onto | None = None
+) -> Merged:
     """Writes ``W' = (m / n) (W + scaling B A)`` for every adapted layer, everything else as it was.
 
     Computed in float32 and rounded once, with a block of rows in memory. ``target`` appears whole or
@@ -46,15 +50,17 @@ def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merg
         adapter_path: Adapter in PEFT's format, or a fully fine-tuned model.
         target: Folder to write; replaced if it exists.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``: precision of all weights.
+        onto: Which weights of a base that training quantised, and only then.
 
     Raises:
-        AdapterError: The adapter is incomplete, was trained on another base or does not fit, or was
-            trained over a base in 4 bits.
+        ConfigError: The base was quantised in training and ``onto`` is None, or the other way round.
+        AdapterError: The adapter is incomplete, was trained on another base or does not fit.
         ModelError: The base is damaged or quantised, or a weight is too large for ``dtype``.
         StorageError: There is too little space, or the folder cannot be written.
     """
-    _refuse_quantised(adapter_path)
-    plan = plan_merge(base_path, adapter_path)
+    if onto == "requantize":
+        return _merge_requantized(base_path, adapter_path, target, dtype)
+    plan = plan_onto(base_path, adapter_path, onto)
     parts = {name: [Part(delta)] for name, delta in plan.deltas.items()}
     layouts = lay_out(plan, parts, adapter_path, DTYPES[dtype])
     size = sum(layout.num_bytes for layout in layouts.values())
@@ -70,14 +76,17 @@ def merge(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merg
     return Merged(plan.method, num_merged, len(plan.files) - num_merged, size)
 
 
-def _refuse_quantised(adapter_path: Path) -> None:
-    origin = adapter_path / ORIGIN
-    if origin.exists() and (quantize := AdapterOrigin.read(origin).quantize):
-        raise AdapterError(
-            f"{adapter_path} was trained over a base in 4 bits ({quantize}). Merged into the base's own "
-            "weights it would be another model. Use the adapter on the quantised base, or train it "
-            "again without model.quantize."
-        )
+def _merge_requantized(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merged:
+    quantize = check_onto(adapter_path, "requantize")
+    assert quantize is not None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+        dense = Path(beside) / "dense"
+        merged = merge(base_path, adapter_path, dense, dtype, "dequantized")
+        with replacing(target) as folder:
+            folder.mkdir()
+            size = requantize(dense, folder, quantize)
+    return merged._replace(num_bytes=size)
 
 
 def _check_space(target: Path, needed: int) -> None:

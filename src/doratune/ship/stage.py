@@ -14,6 +14,9 @@ from doratune.record.schemas import MergeFile
 from doratune.ship.checkpoint import stored_dtype
 from doratune.ship.compare_logits import edge_cases
 from doratune.ship.merge import merge
+from doratune.ship.onto import check_onto
+from doratune.ship.onto_verify import verify_onto
+from doratune.ship.task import Task
 from doratune.ship.verify import thresholds, verify
 
 
@@ -26,34 +29,45 @@ def merge_adapter(run: RunFolder, recipe: Recipe) -> bool:
         Whether anything was done; False when the merged model is up to date.
 
     Raises:
+        ConfigError: Training quantised the base and ``merge.onto`` says nothing, or the reverse.
         AdapterError: The adapter is incomplete or belongs to another base.
         ModelError: The base cannot be had or merged into.
         StorageError: There is no adapter yet, too little space, or a file cannot be written.
     """
     _expect(run.adapter, "train")
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
-    dtype = _merged_dtype(recipe, base_path)
+    dtype, onto = _merged_dtype(recipe, base_path), recipe.merge.onto
+    check_onto(run.adapter, onto)
     inputs = {
         "base": fingerprint(base_path),
         "adapter": digest_path(run.adapter),
         "dtype": dtype,
+        **({"onto": onto} if onto else {}),
     }
 
     def work() -> None:
         run.verify.unlink(missing_ok=True)
-        merged = merge(base_path, run.adapter, run.merged, dtype)
+        merged = merge(base_path, run.adapter, run.merged, dtype, onto)
         MergeFile(
             base_fingerprint=inputs["base"],
             adapter_digest=inputs["adapter"],
             dtype=dtype,
+            onto=onto,
             **merged._asdict(),
         ).write(run.merge)
 
     return run.run_stage("merge", inputs, [run.merged, run.merge], work)
 
 
-def verify_merged(run: RunFolder, recipe: Recipe) -> bool:
+def verify_merged(run: RunFolder, recipe: Recipe, task: Task | None = None) -> bool:
     """Compares ``merged/`` with base and adapter; writes ``verify.json``, also when it fails.
+
+    Where training quantised the base, all three choices of ``merge.onto`` are compared with it.
+
+    Args:
+        run: A merged run.
+        recipe: Its recipe.
+        task: The test questions, which every choice is asked then.
 
     Returns:
         Whether anything was done; False when the last verification passed and still holds.
@@ -72,6 +86,7 @@ def verify_merged(run: RunFolder, recipe: Recipe) -> bool:
         "verify": recipe.verify.model_dump(),
         "template": recipe.data.template,
         "thresholds": thresholds(merge_file.dtype),
+        **({"asked": task is not None} if merge_file.onto else {}),
     }
     return run.run_stage(
         "verify",
@@ -83,13 +98,18 @@ def verify_merged(run: RunFolder, recipe: Recipe) -> bool:
             "settings": digest_json(settings),
         },
         outputs=[run.verify],
-        work=lambda: _verify(run, recipe, base_path, merge_file.dtype),
+        work=lambda: _verify(run, recipe, base_path, merge_file, task),
     )
 
 
-def _verify(run: RunFolder, recipe: Recipe, base_path: Path, dtype: str) -> None:
+def _verify(
+    run: RunFolder, recipe: Recipe, base_path: Path, merged: MergeFile, task: Task | None
+) -> None:
     prompts = golden_inputs(run, recipe, base_path)
-    result = verify(base_path, run.adapter, run.merged, dtype, prompts)
+    if merged.onto is None:
+        result = verify(base_path, run.adapter, run.merged, merged.dtype, prompts)
+    else:
+        result = verify_onto(run, recipe, base_path, prompts, task)
     result.write(run.verify)
     if not result.passed:
         raise VerificationError(

@@ -25,8 +25,7 @@ import torch
 from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base
 from doratune.progress import track
-from doratune.record.schemas import LayerCheck, VerifyFile
-from doratune.ship.checkpoint import plan_merge
+from doratune.record.schemas import LayerCheck, Onto, VerifyFile
 from doratune.ship.compare_layers import output_limit
 from doratune.ship.compare_logits import logit_limits
 from doratune.ship.compare_models import compare_loaded
@@ -37,6 +36,7 @@ from doratune.ship.compare_weights import (
     compare_weights,
     norm_threshold,
 )
+from doratune.ship.onto import plan_onto
 
 
 def thresholds(dtype: str) -> dict[str, float]:
@@ -56,6 +56,8 @@ def verify(
     merged_path: Path,
     dtype: str,
     prompts: Sequence[list[int]],
+    onto: Onto | None = None,
+    weights_only: bool = False,
 ) -> VerifyFile:
     """Compares a merged checkpoint with base and adapter; both models are in memory together.
 
@@ -65,6 +67,8 @@ def verify(
         merged_path: What `merge` wrote from them.
         dtype: Precision it was written in.
         prompts: Golden inputs, token ids.
+        onto: Which weights of a base that training quantised it was merged onto.
+        weights_only: Whether the outputs of layers and models are told and not judged.
 
     Returns:
         All figures, with a sentence for each limit that is crossed.
@@ -74,7 +78,7 @@ def verify(
         ModelError: A model is damaged or cannot be loaded.
         StorageError: The merged checkpoint lacks a tensor.
     """
-    weights = compare_weights(plan_merge(base_path, adapter_path), merged_path, dtype)
+    weights = compare_weights(plan_onto(base_path, adapter_path, onto), merged_path, dtype)
     models = compare_loaded(
         load_tuned(base_path, adapter_path, "float32"),
         load_base(merged_path, "float32"),
@@ -82,7 +86,9 @@ def verify(
         getattr(torch, dtype),
     )
     limits = thresholds(dtype)
-    failures = _weight_failures(weights, limits) + models.failures
+    if weights_only:
+        limits = {key: limits[key] for key in ("weight_error", "norm_error")}
+    failures = _weight_failures(weights, limits) + ([] if weights_only else models.failures)
     return VerifyFile(
         passed=not failures,
         dtype=dtype,

@@ -21,7 +21,7 @@ from doratune.record.schemas import (
     SplitSummary,
 )
 from doratune.ship.export.subject import Subject
-from doratune.ship.export.task import Task
+from doratune.ship.task import Task
 from tests.ship.adapters import save_adapter
 
 

@@ -15,7 +15,7 @@ from doratune.record.export import Approximation
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import AdapterOrigin
 from doratune.ship.export.lora import write_approximation
-from doratune.ship.export.task import Task
+from doratune.ship.task import Task
 from tests.adapter.models import tokens
 from tests.ship.export.runs import recipe_for, sealed_adapter, subject_of, trained_run
 

@@ -14,7 +14,7 @@ from doratune.data.questions import Questions
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import AdapterOrigin
 from doratune.ship.export.peft import write_peft
-from doratune.ship.export.task import Task
+from doratune.ship.task import Task
 from tests.ship.export.runs import recipe_for, subject_of
 from tests.tiny import tiny_tokenizer
 

@@ -145,15 +145,14 @@ def test_full_fine_tuning_has_no_adapter(base: Path, tmp_path: Path) -> None:
     assert [path.name for path in run.export.iterdir()] == ["merged"]
 
 
-def test_an_adapter_of_a_quantised_base_stays_an_adapter(base: Path, run: RunFolder) -> None:
+def test_an_adapter_of_a_quantised_base_wants_to_know_what_onto(base: Path, run: RunFolder) -> None:
     origin = read_origin(run.adapter)
     assert origin is not None
     origin.model_copy(update={"quantize": "nf4"}).write(run.adapter / ORIGIN)
     assert export_forms(run, recipe_for(base))
-    for form in ("lora", "bundle"):
+    for form in ("lora", "bundle", "merged"):
         with pytest.raises(
-            AdapterError,
-            match=rf"trained over a base in 4 bits \(nf4\)\. The form '{form}' is made",
+            ConfigError, match=r"trained over a base in 4 bits \(nf4\), and merge\.onto"
         ):
             export_forms(run, recipe_for(base), [form])  # type: ignore[list-item]
 

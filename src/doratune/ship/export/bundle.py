@@ -18,10 +18,10 @@ from doratune.adapter.config import CONFIG
 from doratune.adapter.files import PREFIX, WEIGHTS
 from doratune.progress import track
 from doratune.record.files import digest_file, write_text
-from doratune.ship.checkpoint import plan_merge
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.peft import copy_adapter, renew_origin
-from doratune.ship.export.subject import Subject, Written, base_name
+from doratune.ship.export.subject import Subject, Written, base_name, serving_quantize
+from doratune.ship.onto import plan_onto
 from doratune.ship.weight import mag_norm_scale
 from doratune.ship.write import check_fit
 
@@ -39,26 +39,28 @@ def write_bundle(subject: Subject, folder: Path) -> Written:
 
     Raises:
         AdapterError: The adapter is incomplete or belongs to another base.
-        ModelError: The base is quantised.
+        ModelError: The base is stored quantised.
     """
     adapter = subject.run.adapter
-    plan = plan_merge(subject.base_path, adapter)
+    plan = plan_onto(subject.base_path, adapter, subject.onto)
     scales: dict[str, Tensor] = {}
     for name, delta in track(plan.deltas.items(), "Computing scales", total=len(plan.deltas)):
         layer, weight = plan.layers[name], plan.weight(name)
         check_fit(layer, weight, delta, adapter)
         scales[f"{PREFIX}{layer}.{SUFFIX}"] = mag_norm_scale(weight, delta).contiguous()
     copy_adapter(subject, folder)
+    quantize = serving_quantize(subject)
     metadata = {
         "format": FORMAT,
         "base_source": base_name(subject),
         "base_fingerprint": subject.base_fingerprint,
         "adapter_sha256": digest_file(folder / WEIGHTS),
+        **({"base_quantize": quantize} if quantize else {}),
     }
     save_file(scales, folder / SCALES, metadata=metadata)
     # safetensors writes for the owner only; an adapter is served by others too.
     shutil.copymode(folder / CONFIG, folder / SCALES)
-    renew_origin(subject, folder)
+    renew_origin(subject, folder, quantize=quantize)
     low = min(scale.min().item() for scale in scales.values())
     high = max(scale.max().item() for scale in scales.values())
     findings = [

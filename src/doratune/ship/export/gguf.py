@@ -26,8 +26,8 @@ from doratune.ship.export.merged import verified
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.modelfile import modelfile
 from doratune.ship.export.subject import Subject, Written, base_license, copy_license
-from doratune.ship.export.task import task_cost, task_sentence
 from doratune.ship.stage import golden_inputs
+from doratune.ship.task import task_cost, task_sentence, trained_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,7 +110,7 @@ def _task_costs(subject: Subject, files: dict[GgufType, Path]) -> list[TaskCost]
     python, task = interpreter(), subject.task
     if python is None or task is None or task.questions.labels is None:
         return []
-    before = task.trained(subject)
+    before = trained_answers(subject, task)
     costs = []
     for kind, file in files.items():
         logprobs = label_logprobs_in_llama(python, file, task.questions)

@@ -6,6 +6,7 @@ import gc
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from doratune.adapter import load_adapter
 from doratune.adapter.config import CONFIG
@@ -14,14 +15,17 @@ from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base
 from doratune.record.export import Approximation, LogitCheck, TaskCost
 from doratune.record.files import write_text
-from doratune.ship.checkpoint import plan_merge
 from doratune.ship.compare_logits import compare_logits
 from doratune.ship.export.lora_svd import write_lora
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.peft import change_config, copy_adapter, renew_origin
-from doratune.ship.export.subject import Subject, Written
-from doratune.ship.export.task import ask_form, task_sentence
+from doratune.ship.export.subject import Subject, Written, serving_quantize
+from doratune.ship.onto import plan_onto
 from doratune.ship.stage import golden_inputs
+from doratune.ship.task import ask_form, task_sentence
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def write_approximation(subject: Subject, folder: Path) -> Written:
@@ -36,7 +40,7 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
     """
     recipe, adapter = subject.recipe, subject.run.adapter
     rank = recipe.export.lora_rank or 2 * recipe.adapter.r
-    plan = plan_merge(subject.base_path, adapter)
+    plan = plan_onto(subject.base_path, adapter, subject.onto)
     copy_adapter(subject, folder)
     change_config(
         folder,
@@ -51,7 +55,8 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
     approximation = write_lora(plan, adapter, folder / WEIGHTS, rank)
     # As in the bundle: safetensors takes away what others may read.
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)
-    renew_origin(subject, folder, method="lora", figures={})
+    quantize = serving_quantize(subject)
+    renew_origin(subject, folder, method="lora", figures={}, quantize=quantize)
     write_text(folder / "approximation.json", approximation.model_dump_json(indent=2) + "\n")
     logits, tasks = _cost(subject, folder)
     findings = describe(approximation, logits, tasks)
@@ -63,15 +68,17 @@ def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, tuple[TaskCost, .
     prompts = golden_inputs(subject.run, subject.recipe, subject.base_path)
     adapter = subject.run.adapter
     sidecar = load_tuned(subject.base_path, adapter, "float32")
-    approximate = load_adapter(load_base(subject.base_path, "float32"), folder)
+    approximate = _load(subject, folder, "float32")
     figures = compare_logits(sidecar, approximate, prompts)
     check = LogitCheck(what="PEFT, float32", against="sidecar", **figures._asdict())
     del sidecar, approximate
     gc.collect()
     dtype = subject.recipe.model.dtype
-    return check, ask_form(
-        subject, "plain LoRA", lambda: load_adapter(load_base(subject.base_path, dtype), folder)
-    )
+    return check, ask_form(subject, "plain LoRA", lambda: _load(subject, folder, dtype))
+
+
+def _load(subject: Subject, folder: Path, dtype: str) -> PeftModel:
+    return load_adapter(load_base(subject.base_path, dtype, serving_quantize(subject)), folder)
 
 
 def describe(

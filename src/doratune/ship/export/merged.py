@@ -10,7 +10,7 @@ from doratune.record.files import link_or_copy, write_text
 from doratune.record.schemas import ORIGIN, MergeFile, VerifyFile
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.subject import Subject, Written, copy_license
-from doratune.ship.export.task import ask_form, task_sentence
+from doratune.ship.task import ask_form, task_sentence
 
 
 def write_merged(subject: Subject, folder: Path) -> Written:

@@ -11,13 +11,14 @@ from doratune import __version__
 from doratune.record.evaluation import METRICS, EvalFile, Interval
 from doratune.record.export import Form
 from doratune.record.schemas import ORIGIN, AdapterOrigin, DataFile, TrainFile
-from doratune.ship.export.subject import License, Subject, base_license, base_name
+from doratune.ship.export.subject import License, Subject, base_license, base_name, standing
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-_LIBRARY = {"peft": "peft", "lora": "peft", "merged": "transformers", "gguf": "gguf"}
+_LIBRARY = {"peft": "peft", "lora": "peft", "merged": "transformers", "gguf": "gguf",
+            "quantized": "transformers"}  # fmt: skip
 _RELATION = {"peft": "adapter", "lora": "adapter", "bundle": "adapter", "merged": "finetune",
-             "gguf": "quantized"}  # fmt: skip
+             "gguf": "quantized", "quantized": "quantized"}  # fmt: skip
 
 _LOADING = {
     "peft": """```python
@@ -35,6 +36,14 @@ from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
 ```""",
+    "quantized": """```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+```
+
+`quantization_config` in config.json names the package that this needs besides transformers:
+compressed-tensors, or bitsandbytes. vLLM has both formats (not tried by doratune).""",
     "gguf": """`llama-cli -m FILE.gguf`, or `ollama create NAME -f Modelfile` in this folder.""",
     "bundle": """`adapter_model.safetensors` is the adapter in PEFT's format. `dora_scale.safetensors`
 holds, for every adapted layer, `g = m / ||W + s B A||` per output feature in float32, computed against
@@ -52,6 +61,7 @@ _FORMS = {
     "lora": "**An approximation**: the DoRA adapter as plain LoRA, for engines without DoRA.",
     "merged": "The whole model, the adapter merged into its base.",
     "gguf": "The whole model for llama.cpp and Ollama.",
+    "quantized": "**An approximation**: the whole model in fewer bits.",
     "bundle": "The adapter with its output scales, for serving engines.",
 }
 
@@ -75,7 +85,7 @@ def model_card(subject: Subject, form: Form, findings: Sequence[str]) -> str:
         "## Figures",
         _figures(figures) if figures else "The model was not evaluated.",
         "## How near this form is to the trained model",
-        "\n".join(f"- {sentence}" for sentence in findings),
+        "\n".join(f"- {sentence}" for sentence in [*_standing(subject, form), *findings]),
         "## Loading",
         _LOADING[form].replace("{base}", base_name(subject)),
         "## What it was made from",
@@ -84,6 +94,10 @@ def model_card(subject: Subject, form: Form, findings: Sequence[str]) -> str:
         _license(terms, base_name(subject)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _standing(subject: Subject, form: Form) -> list[str]:
+    return [] if form == "peft" else standing(subject)
 
 
 def _metadata(

@@ -16,7 +16,7 @@ from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import ORIGIN
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.subject import Subject, Written, copy_license
-from doratune.ship.export.task import ask_form, task_sentence
+from doratune.ship.task import ask_form, task_sentence
 
 
 def write_peft(subject: Subject, folder: Path) -> Written:

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from doratune.adapter import read_adapter
 from doratune.adapter.config import CONFIG
-from doratune.adapter.origin import read_origin
 from doratune.adapter.tuned import check_base
 from doratune.base import fingerprint, resolve_base
-from doratune.errors import AdapterError, ConfigError, StorageError, VerificationError
+from doratune.errors import ConfigError, StorageError, VerificationError
 from doratune.progress import console
 from doratune.recipe.schema import Recipe
 from doratune.record.export import ExportedFile, ExportedForm, ExportFile, Form
@@ -25,8 +24,10 @@ from doratune.ship.export.in_llama import interpreter
 from doratune.ship.export.lora import write_approximation
 from doratune.ship.export.merged import write_merged
 from doratune.ship.export.peft import write_peft
-from doratune.ship.export.subject import Subject, Written
-from doratune.ship.export.task import Task
+from doratune.ship.export.quantized import write_quantized
+from doratune.ship.export.subject import Subject, Written, chosen_onto
+from doratune.ship.onto import check_onto
+from doratune.ship.task import Task
 
 _WRITERS: dict[Form, Callable[[Subject, Path], Written]] = {
     "peft": write_peft,
@@ -34,8 +35,11 @@ _WRITERS: dict[Form, Callable[[Subject, Path], Written]] = {
     "merged": write_merged,
     "gguf": write_gguf_form,
     "bundle": write_bundle,
+    "quantized": write_quantized,
 }
-_FROM_MERGED: tuple[Form, ...] = ("merged", "gguf")
+_FROM_MERGED: tuple[Form, ...] = ("merged", "gguf", "quantized")
+_FROM_DENSE: tuple[Form, ...] = ("gguf", "quantized")
+_APPROXIMATE: tuple[Form, ...] = ("lora", "quantized")
 
 
 def export_forms(
@@ -69,7 +73,15 @@ def export_forms(
         raise StorageError(f"{run.adapter} does not exist. Run `doratune train` first.")
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
     check_base(base_path, run.adapter)
-    subject = Subject(run, recipe, base_path, fingerprint(base_path), _method(run.adapter), task)
+    subject = Subject(
+        run,
+        recipe,
+        base_path,
+        fingerprint(base_path),
+        _method(run.adapter),
+        task,
+        chosen_onto(run, recipe),
+    )
     chosen = list(forms or recipe.export.forms or _default(subject))
     _check_forms(subject, chosen)
     done = [_export(subject, form) for form in chosen]
@@ -86,23 +98,23 @@ def _default(subject: Subject) -> list[Form]:
 
 def _check_forms(subject: Subject, forms: Sequence[Form]) -> None:
     run, method = subject.run, subject.method
-    origin = read_origin(run.adapter)
     for form in forms:
         if method == "full" and form not in _FROM_MERGED:
             raise ConfigError(
                 f"The form {form!r} needs an adapter, and this run trained the whole model "
-                "(adapter.method: full). Export merged or gguf."
+                "(adapter.method: full). Export merged, gguf or quantized."
             )
         if method == "lora" and form in ("lora", "bundle"):
             raise ConfigError(
                 f"The form {form!r} is made from a DoRA adapter, and this run trained LoRA: its adapter "
                 "is plain LoRA already. Export peft."
             )
-        if origin and origin.quantize and form != "peft":
-            raise AdapterError(
-                f"{run.adapter} was trained over a base in 4 bits ({origin.quantize}). The form "
-                f"{form!r} is made with the base's own weights, on which it is another model. Export "
-                "peft, and use it on the quantised base."
+        if form != "peft":
+            check_onto(run.adapter, subject.onto)
+        if form in _FROM_DENSE and subject.onto == "requantize":
+            raise ConfigError(
+                f"The form {form!r} is made from weights in 16 or 32 bits, and {run.merged} was "
+                "quantised again (merge.onto: requantize). Merge onto dequantized or original."
             )
         if form in _FROM_MERGED and not run.merged.is_dir():
             raise StorageError(
@@ -148,6 +160,7 @@ def _inputs(subject: Subject, form: Form) -> dict[str, str]:
         "data": recipe.data.model_dump(include={"template", "system"}),
         "name": recipe.name,
         "asked": subject.task is not None,
+        **({"onto": subject.onto} if subject.onto else {}),
     }
     if form == "lora":
         settings |= {
@@ -160,6 +173,11 @@ def _inputs(subject: Subject, form: Form) -> dict[str, str]:
             "prompts": recipe.verify.num_prompts,
             "llama": interpreter(),
         }
+    elif form == "quantized":
+        settings |= recipe.export.model_dump(
+            include={"quantized_types", "calibration_examples", "calibration_steps"}
+        )
+        settings |= {"prompts": recipe.verify.num_prompts, "seed": recipe.seed}
     # The card tells figures of other stages.
     told = [run.data, run.train, run.eval_file(recipe.eval.task), run.verify]
     inputs = {
@@ -174,7 +192,7 @@ def _inputs(subject: Subject, form: Form) -> dict[str, str]:
 def _record(subject: Subject, form: Form, folder: Path, written: Written) -> ExportedForm:
     return ExportedForm(
         form=form,
-        approximate=form == "lora",
+        approximate=form in _APPROXIMATE,
         base_fingerprint=subject.base_fingerprint,
         adapter_digest=digest_path(subject.run.adapter),
         files=[
@@ -187,6 +205,7 @@ def _record(subject: Subject, form: Form, folder: Path, written: Written) -> Exp
             if file.is_file()
         ],
         approximation=written.approximation,
+        quantized=list(written.quantized),
         logits=list(written.logits),
         tokens=list(written.tokens),
         tasks=list(written.tasks),

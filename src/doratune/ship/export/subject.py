@@ -10,8 +10,11 @@ from huggingface_hub import ModelCard
 
 from doratune.recipe.schema import Recipe
 from doratune.record.export import Approximation, LogitCheck, TaskCost, TokenCheck
+from doratune.record.quantized import Quantized
 from doratune.record.run_folder import RunFolder
-from doratune.ship.export.task import Task
+from doratune.record.schemas import MergeFile, Onto
+from doratune.ship.onto import Quantize, bits, quantized_in_training
+from doratune.ship.task import Task
 
 _LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
@@ -26,6 +29,8 @@ class Subject(NamedTuple):
     method: Literal["dora", "lora", "full"]
     task: Task | None
     """None where the test split is not to be asked."""
+    onto: Onto | None = None
+    """Where training quantised the base: what the merged model stands on, else what the recipe says."""
 
 
 class Written(NamedTuple):
@@ -35,7 +40,35 @@ class Written(NamedTuple):
     logits: tuple[LogitCheck, ...] = ()
     tokens: tuple[TokenCheck, ...] = ()
     tasks: tuple[TaskCost, ...] = ()
+    quantized: tuple[Quantized, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def chosen_onto(run: RunFolder, recipe: Recipe) -> Onto | None:
+    """What a run whose base training quantised is merged onto."""
+    return MergeFile.read(run.merge).onto if run.merge.exists() else recipe.merge.onto
+
+
+def standing(subject: Subject) -> list[str]:
+    """For the card: which base's weights a form stands on; nothing where there is only one."""
+    quantize = quantized_in_training(subject.run.adapter)
+    if quantize is None or subject.onto is None:
+        return []
+    base = f"Trained over the base in {bits(quantize)} ({quantize})"
+    return [
+        {
+            "dequantized": f"{base}, and made with the weights that this stands for.",
+            "original": f"{base}, but made with the base's own weights: **another model** than the "
+            "trained one.",
+            "requantize": f"{base}, merged, and quantised again in the same way: **another model** than "
+            "the trained one.",
+        }[subject.onto]
+    ]
+
+
+def serving_quantize(subject: Subject) -> Quantize | None:
+    """How the base is quantised that an adapter's form is served on."""
+    return None if subject.onto == "original" else quantized_in_training(subject.run.adapter)
 
 
 class License(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.adapter.tuned import load_tuned
@@ -25,11 +26,10 @@ class Task:
         self.questions, self.ask = questions, ask
         self._trained: list[bool] | None = None
 
-    def trained(self, subject: Subject) -> list[bool]:
+    def trained(self, base_path: Path, adapter: Path, dtype: str) -> list[bool]:
         """Which questions base and adapter answer right, as trained; asked once for all forms."""
         if self._trained is None:
-            dtype = subject.recipe.model.dtype
-            sidecar = load_tuned(subject.base_path, subject.run.adapter, dtype)
+            sidecar = load_tuned(base_path, adapter, dtype)
             self._trained = self.ask(sidecar, "Asking the trained model")
             del sidecar
             gc.collect()  # PEFT's models hold themselves
@@ -46,10 +46,15 @@ def ask_form(subject: Subject, what: str, load: Callable[[], Any]) -> tuple[Task
     """
     if subject.task is None:
         return ()
-    before = subject.task.trained(subject)
+    before = trained_answers(subject, subject.task)
     after = subject.task.ask(load(), f"Asking {what}")
     gc.collect()
     return (task_cost(what, before, after),)
+
+
+def trained_answers(subject: Subject, task: Task) -> list[bool]:
+    """Which questions the trained model of a run answers right."""
+    return task.trained(subject.base_path, subject.run.adapter, subject.recipe.model.dtype)
 
 
 def task_cost(what: str, before: Sequence[bool], after: Sequence[bool]) -> TaskCost:
