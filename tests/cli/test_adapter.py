@@ -65,3 +65,29 @@ def test_convert(place: Place, adapter: Path, tiny_base: Path, tmp_path: Path) -
     assert place("inspect", tmp_path / "new", "--base", tiny_base).code == 0
     shown = place("adapter", "convert", file, tmp_path / "new", "--base", tiny_base)
     assert shown.code == 6
+
+
+def test_several_merged(place: Place, adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    second = save_adapter(tmp_path / "second", r=2)
+    write_origin(second, tiny_base)
+    into = tmp_path / "both"
+    shown = place(
+        "adapter",
+        "merge",
+        tiny_base,
+        f"{adapter}=0.5",
+        second,
+        "--into",
+        into,
+        "--dtype",
+        "float16",
+    )
+    assert shown.code == 0, shown.err
+    assert "Merging 2 adapters with weights 0.5, 1 into" in shown.out
+    assert "14 tensors changed" in shown.out
+    assert {"merge.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in into.iterdir()}
+    shown = place("adapter", "merge", tiny_base, adapter, second, "--into", into, "--in-turn")
+    assert shown.code == 6
+    assert "works on its own base only" in shown.err
+    shown = place("adapter", "merge", tiny_base, f"{adapter}=much", "--into", into)
+    assert (shown.code, "expected a number" in shown.err) == (2, True)

@@ -115,6 +115,43 @@ def convert(
     _say(f"Wrote {target}. See it with: doratune inspect {target} --base {base}")
 
 
+@adapter.command("merge")
+def merge(
+    base: Annotated[str, typer.Argument(help="Base model: a folder, or as in a recipe.")],
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER[=WEIGHT]...", help="Adapter folders, such as contracts=0.5."
+        ),
+    ],
+    into: Annotated[Path, typer.Option(help="Folder to write.")],
+    in_turn: Annotated[
+        bool,
+        typer.Option("--in-turn", help="Each was trained on the model that those before it make."),
+    ] = False,
+    dtype: Annotated[
+        str, typer.Option(help="auto (as the base), float32, bfloat16 or float16.")
+    ] = "auto",
+) -> None:
+    """Merge adapters into one model: each changes the base by its weight times what it changes alone."""
+    from doratune.base import resolve_base
+    from doratune.ship.several import merge_in_turn, merge_weighted, merged_dtype, parse_weighted
+
+    base_path = resolve_base(base)
+    parsed = [parse_weighted(text, in_turn) for text in adapters]
+    dtype = merged_dtype(base_path, dtype)
+    how = (
+        "in turn" if in_turn else "with weights " + ", ".join(f"{each.weight:g}" for each in parsed)
+    )
+    _say(f"Merging {len(parsed)} adapters {how} into {base}, in {dtype}.")
+    if in_turn:
+        merged = merge_in_turn(base_path, [each.path for each in parsed], into, dtype)
+    else:
+        merged = merge_weighted(base_path, parsed, into, dtype)
+    changed, copied = merged.num_merged_tensors, merged.num_copied_tensors
+    _say(f"Wrote {into}: {changed} tensors changed, {copied} as before.")
+
+
 def _table(stored: list[StoredAdapter]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("", "version", "method", "base", "figures", "added"):

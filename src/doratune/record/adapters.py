@@ -94,3 +94,28 @@ class StoredAdapter(RunFile):
         """The event by which the current version was attached; None where there is none."""
         last = self.events[-1] if self.events else None
         return last if last is not None and last.version is not None else None
+
+
+class MergedParent(Record):
+    """An adapter that was merged with others."""
+
+    name: str
+    """Of its folder."""
+    method: Literal["dora", "lora", "full"]
+    weight: float
+    files: dict[str, str]
+    """SHA-256 of its files, by name."""
+
+
+class CombinedFile(RunFile):
+    """``merge.json`` in a model that was made of several adapters."""
+
+    how: Literal["weighted", "in turn"]
+    """``W + sum_i weight_i (W'_i - W)``, or each on the model that those before it made."""
+    base: str
+    """Name of the base's folder."""
+    base_fingerprint: str
+    dtype: str
+    doratune: str
+    """Version that merged it."""
+    parents: list[MergedParent]

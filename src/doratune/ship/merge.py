@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import torch
 
-from doratune.errors import StorageError
 from doratune.record.files import replacing
-from doratune.record.schemas import ORIGIN, Onto
+from doratune.record.schemas import Onto
 from doratune.ship.checkpoint import DTYPES
+from doratune.ship.model_folder import copy_others, new_folder, set_config, steps_folder
 from doratune.ship.onto import check_onto, plan_onto, requantize
 from doratune.ship.row_blocks import Part
 from doratune.ship.write import lay_out, write_weights
-
-_WEIGHT_SUFFIXES = {
-    ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors",
-}  # fmt: skip
-_RESERVE_BYTES = 64 * 2**20
-"""For the tokenizer, the headers and what else is written meanwhile."""
 
 
 class Merged(NamedTuple):
@@ -64,13 +55,11 @@ def merge(
     parts = {name: [Part(delta)] for name, delta in plan.deltas.items()}
     layouts = lay_out(plan, parts, adapter_path, DTYPES[dtype])
     size = sum(layout.num_bytes for layout in layouts.values())
-    _check_space(target, size)
-    with replacing(target) as folder:
-        folder.mkdir()
-        _copy_others(base_path, folder)
+    with new_folder(target, size) as folder:
+        copy_others(base_path, folder)
         if plan.method == "full":
-            _copy_others(adapter_path, folder)
-        _set_config(folder / "config.json", dtype, untied=bool(plan.untied))
+            copy_others(adapter_path, folder)
+        set_config(folder / "config.json", dtype, untied=bool(plan.untied))
         write_weights(plan, parts, layouts, folder, DTYPES[dtype])
     num_merged = len(plan.files) if plan.method == "full" else len(plan.deltas) + len(plan.saved)
     return Merged(plan.method, num_merged, len(plan.files) - num_merged, size)
@@ -79,43 +68,10 @@ def merge(
 def _merge_requantized(base_path: Path, adapter_path: Path, target: Path, dtype: str) -> Merged:
     quantize = check_onto(adapter_path, "requantize")
     assert quantize is not None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-        dense = Path(beside) / "dense"
+    with steps_folder(target) as beside:
+        dense = beside / "dense"
         merged = merge(base_path, adapter_path, dense, dtype, "dequantized")
         with replacing(target) as folder:
             folder.mkdir()
             size = requantize(dense, folder, quantize)
     return merged._replace(num_bytes=size)
-
-
-def _check_space(target: Path, needed: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if free < needed + _RESERVE_BYTES:
-        raise StorageError(
-            f"The merged model takes {needed + _RESERVE_BYTES} bytes, but {target.parent} has "
-            f"{free} left. Free some space, or choose a smaller merge.dtype."
-        )
-
-
-def _copy_others(source: Path, folder: Path) -> None:
-    """Copies configuration, tokenizer, template and licence, whatever their names."""
-    for file in sorted(source.iterdir()):
-        if (
-            file.is_file()
-            and not file.name.startswith(".")
-            and file.suffix not in _WEIGHT_SUFFIXES
-            and not file.name.endswith(".index.json")
-            and file.name not in (ORIGIN, "README.md")  # these speak of another model
-        ):
-            shutil.copyfile(file, folder / file.name)
-
-
-def _set_config(file: Path, dtype: str, *, untied: bool) -> None:
-    config = json.loads(file.read_text(encoding="utf-8"))
-    # transformers 5 and what is older.
-    config.update(dtype=dtype, torch_dtype=dtype)
-    if untied:
-        config["tie_word_embeddings"] = False
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
