@@ -10,8 +10,14 @@ from scipy.stats import bootstrap, linregress, pearsonr
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from doratune.adapter.base_weight import base_weight
 from doratune.adapter.origin import file_digests
-from doratune.compare.change import changed, correlate_changes, matrix_changes
+from doratune.compare.change import (
+    _through_int8,
+    changed,
+    correlate_changes,
+    matrix_changes,
+)
 from doratune.errors import AdapterError, ModelError
 from doratune.recipe import Recipe, write_recipe
 from doratune.record.comparison import Arm, MatrixChange
@@ -160,6 +166,16 @@ def test_a_quantised_base_is_what_its_layers_multiply_with(base: Path, tmp_path:
     dense = run_folder(tmp_path / "dense")
     run.adapter.rename(dense.adapter)
     assert all(c.magnitude_change > 1e-4 for c in matrix_changes(dense, base, "dora", seed=0))
+
+
+def test_a_base_in_8_bits_is_what_its_layers_hold() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    layer = bitsandbytes.nn.Linear8bitLt(64, 16, has_fp16_weights=False)
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    layer.load_state_dict({"weight": weight.clone()}, strict=False)
+    held = base_weight(layer.to("cpu")).rows(torch.arange(16))
+    assert torch.equal(_through_int8(weight), held)
+    assert not torch.equal(held, weight)
 
 
 def test_pieces_of_a_matrix_and_its_zero_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 from doratune.adapter.base_weight import forbid_repacking
 from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base, tensor_files
+from doratune.progress import console
 from doratune.recipe.schema import Recipe
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import ONTO, MergeFile, Onto, OntoFidelity, VerifyFile
-from doratune.ship.compare_logits import LogitFigures, compare_logits
+from doratune.record.schemas import ONTO, MergeFile, Onto, OntoFidelity, TaskCost, VerifyFile
+from doratune.ship.compare_logits import compare_logits
 from doratune.ship.merge import merge
 from doratune.ship.onto import quantized_in_training
 from doratune.ship.task import Task, task_cost
@@ -51,20 +52,27 @@ def verify_onto(
     merged = MergeFile.read(run.merge)
     assert merged.onto is not None
     fidelity: dict[Onto, OntoFidelity] = {}
+    sidecar = load_tuned(base_path, run.adapter, "float32")
     for onto in ONTO:
+        console.print(f"Comparing the merge onto {onto} ...")
         with TemporaryDirectory(prefix=f".{onto}.", dir=run.path) as folder:
             path = run.merged if onto == merged.onto else Path(folder) / "merged"
             if path != run.merged:
                 merge(base_path, run.adapter, path, merged.dtype, onto)
-            fidelity[onto] = _fidelity(run, recipe, base_path, prompts, path, task, onto)
-    figures = fidelity[merged.onto].model_dump(exclude={"num_bytes", "task"})
+            figures = compare_logits(sidecar, _load(path, "float32"), prompts)
+            size = sum(file.stat().st_size for file in set(tensor_files(path).values()))
+            cost = None if task is None else _ask(run, recipe, base_path, path, task, onto)
+            fidelity[onto] = OntoFidelity(num_bytes=size, **figures._asdict(), task=cost)
+    del sidecar
+    gc.collect()  # PEFT's models hold themselves
+    told = fidelity[merged.onto].model_dump(exclude={"num_bytes", "task"})
     common: dict[str, Any] = {"onto": merged.onto, "fidelity": fidelity}
     if merged.onto != "dequantized":
         return VerifyFile(
             passed=True,
             dtype=merged.dtype,
             num_prompts=len(prompts),
-            **figures,
+            **told,
             thresholds={},
             failures=[],
             **common,
@@ -77,34 +85,14 @@ def verify_onto(
     return result.model_copy(update=common)
 
 
-def _fidelity(
-    run: RunFolder,
-    recipe: Recipe,
-    base_path: Path,
-    prompts: Sequence[list[int]],
-    merged: Path,
-    task: Task | None,
-    onto: Onto,
-) -> OntoFidelity:
-    figures = _compare(base_path, run.adapter, merged, prompts)
-    cost = None
-    if task is not None:
-        before = task.trained(base_path, run.adapter, recipe.model.dtype)
-        after = task.ask(_load(merged, recipe.model.dtype), f"Asking the merge onto {onto}")
-        gc.collect()
-        cost = task_cost(f"merged onto {onto}", before, after)
-    size = sum(file.stat().st_size for file in set(tensor_files(merged).values()))
-    return OntoFidelity(num_bytes=size, **figures._asdict(), task=cost)
-
-
-def _compare(
-    base_path: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]]
-) -> LogitFigures:
-    sidecar = load_tuned(base_path, adapter, "float32")
-    figures = compare_logits(sidecar, _load(merged, "float32"), prompts)
-    del sidecar
-    gc.collect()  # PEFT's models hold themselves
-    return figures
+def _ask(
+    run: RunFolder, recipe: Recipe, base_path: Path, merged: Path, task: Task, onto: Onto
+) -> TaskCost:
+    dtype = recipe.model.dtype
+    before = task.trained(base_path, run.adapter, dtype)
+    after = task.ask(_load(merged, dtype), f"Asking the merge onto {onto}")
+    gc.collect()
+    return task_cost(f"merged onto {onto}", before, after)
 
 
 def _load(path: Path, dtype: str) -> Any:
