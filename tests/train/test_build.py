@@ -75,7 +75,7 @@ def test_steps_are_counted_as_the_trainer_does() -> None:
 
 def test_the_plan_says_what_it_counts(tiny_base: Path) -> None:
     model, _ = build_model(recipe(), tiny_base)
-    plan = plan_training(model, recipe().train, [10, 20, 30])
+    plan = plan_training(model, recipe(), [10, 20, 30], longest_answer=4)
     assert plan.num_tokens == 60
     assert plan.num_trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert str(plan).startswith("3 optimizer steps over 3 examples (60 tokens an epoch); ")

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from peft import get_peft_model
 
-from doratune.base import empty_model
 from doratune.compare.engine import Engine
 from doratune.compare.sweep import ArmPlan
 from doratune.recipe import Recipe
@@ -18,8 +16,7 @@ from doratune.record.comparison import ARMS
 from doratune.record.environment import read_environment
 from doratune.record.schemas import DataFile, SplitSummary, Step
 from doratune.report.text import duration, memory
-from doratune.train.build import lora_config
-from doratune.train.plan import TrainPlan, plan_training
+from doratune.train.plan import TrainPlan, empty_training_model, plan_training
 
 
 class ArmCost(NamedTuple):
@@ -38,16 +35,13 @@ def plan_arm(recipe: Recipe, base_path: Path, data: DataFile) -> TrainPlan:
         data: What the data stage found.
     """
     split = data.splits["train"]
-    model = empty_model(base_path)
-    if recipe.adapter.method != "full":
-        with torch.device("meta"):
-            model = get_peft_model(model, lora_config(recipe.adapter))
-    mean = split.num_tokens // split.num_examples
     return plan_training(
-        model,
-        recipe.train,
-        [mean] * split.num_examples,
-        peak_tokens=recipe.train.batch_size * split.max_tokens,
+        empty_training_model(recipe, base_path),
+        recipe,
+        [split.num_tokens // split.num_examples] * split.num_examples,
+        # Labels are short; of open answers it is not known how long they are.
+        longest_answer=split.max_tokens if data.labels is None else 0,
+        longest=split.max_tokens,
     )
 
 

@@ -31,13 +31,19 @@ def build_model(
     """
     set_seed(recipe.seed)
     adapter = recipe.adapter
+    model = load_base(base_path, base_dtype(recipe), recipe.model.quantize)
     if adapter.method == "full":
-        dtype = "float32" if recipe.model.dtype == "auto" else recipe.model.dtype
-        return load_base(base_path, dtype).requires_grad_(True), FastDoraSummary()
-    model = load_base(base_path, recipe.model.dtype, recipe.model.quantize)
+        return model.requires_grad_(True), FastDoraSummary()
     check_targets(model, adapter)
     model = get_peft_model(model, lora_config(adapter))
     return model, enable_fast_dora(model)
+
+
+def base_dtype(recipe: Recipe) -> str:
+    """Precision of the weights in training, as `load_base` takes it."""
+    if recipe.adapter.method == "full" and recipe.model.dtype == "auto":
+        return "float32"
+    return recipe.model.dtype
 
 
 def lora_config(adapter: AdapterSection) -> LoraConfig:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -11,16 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from doratune.base import empty_model, load_tokenizer, resolve_base
+from doratune.base.load import natural_dtype
 from doratune.data import Renderer, read_examples
+from doratune.data.render import IGNORED
 from doratune.errors import ConfigError
 from doratune.recipe import Recipe
 from doratune.recipe.schema import TrainSection
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile
-from doratune.train.build import check_targets, lora_config
-
-PROCESS_BYTES = 700 << 20
-"""Python with torch, transformers and TRL, before any weight is there."""
+from doratune.train.build import base_dtype, check_targets, lora_config
+from doratune.train.memory import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TrainPlan:
     num_trainable: int
     num_parameters: int
     memory_bytes: int
-    """Estimate of the peak: weights, gradients, optimizer state, activations of one batch."""
+    """Estimate of the peak."""
 
     def __str__(self) -> str:
         share = self.num_trainable / self.num_parameters
@@ -73,32 +75,32 @@ def num_steps(section: TrainSection, num_examples: int) -> int:
 
 def plan_training(
     model: PreTrainedModel | PeftModel,
-    section: TrainSection,
-    lengths: list[int],
-    peak_tokens: int | None = None,
+    recipe: Recipe,
+    lengths: Sequence[int],
+    longest_answer: int,
+    longest: int | None = None,
 ) -> TrainPlan:
     """Counts steps, tokens, parameters and bytes.
 
     Args:
         model: The model to train; may be on the meta device.
-        section: The recipe's train section.
+        recipe: Says how it is trained.
         lengths: Tokens of each training example.
-        peak_tokens: Tokens of the largest batch; ``batch_size`` times the longest when None.
+        longest_answer: Tokens that the example with most of them is trained on.
+        longest: Tokens of the longest example, where ``lengths`` does not tell.
     """
     parameters = list(model.parameters())
-    trainable = [p for p in parameters if p.requires_grad]
-    num_trainable = sum(p.numel() for p in trainable)
-    # Gradient in the parameter's precision, two float32 moments.
-    state = sum(p.numel() * (p.element_size() + 8) for p in trainable)
-    weights = sum(p.numel() * p.element_size() for p in parameters)
-    tokens = peak_tokens or section.batch_size * max(lengths)
+    together = min(recipe.train.batch_size, len(lengths))
     return TrainPlan(
         num_examples=len(lengths),
         num_tokens=sum(lengths),
-        num_steps=num_steps(section, len(lengths)),
-        num_trainable=num_trainable,
+        num_steps=num_steps(recipe.train, len(lengths)),
+        num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
         num_parameters=sum(map(_num_elements, parameters)),
-        memory_bytes=PROCESS_BYTES + weights + state + tokens * _activation_bytes(model, section),
+        # A batch is padded to its longest example.
+        memory_bytes=peak_bytes(
+            model, recipe, together * (longest or max(lengths)), together * longest_answer
+        ),
     )
 
 
@@ -106,21 +108,6 @@ def _num_elements(parameter: Tensor) -> int:
     """Elements of a weight, also where several of them are packed into one."""
     quantised = getattr(parameter, "quant_state", None)
     return parameter.numel() if quantised is None else math.prod(quantised.shape)
-
-
-def _activation_bytes(model: PreTrainedModel | PeftModel, section: TrainSection) -> int:
-    """Bytes kept for the backward pass per token, inputs and outputs of every linear layer above all.
-
-    The factors are fitted to SmolLM2-135M with adapters on all linear layers: 2.2 GiB measured for
-    batches of 380 tokens and 3.9 GiB for 1,024, in all. With gradient checkpointing one block's
-    worth is kept, plus the input of every block.
-    """
-    config = model.config.get_text_config()
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    block = 16 * hidden + 7 * inner
-    kept = block + layers * hidden if section.gradient_checkpointing else layers * block
-    return kept * next(model.parameters()).element_size()
 
 
 def plan_recipe(run: RunFolder, recipe: Recipe) -> TrainPlan:
@@ -133,10 +120,31 @@ def plan_recipe(run: RunFolder, recipe: Recipe) -> TrainPlan:
     base_path = resolve_base(recipe.model.source, recipe.model.revision)
     check_trainable(DataFile.read(run.data))
     renderer = Renderer(load_tokenizer(base_path), recipe.data.template)
-    lengths = renderer.lengths([(e.messages, e.tools) for e in read_examples(run, "train")])
-    model: PreTrainedModel | PeftModel = empty_model(base_path)
-    if recipe.adapter.method != "full":
-        check_targets(model, recipe.adapter)
-        with torch.device("meta"):
-            model = get_peft_model(model, lora_config(recipe.adapter))
-    return plan_training(model, recipe.train, lengths)
+    rendered = renderer.examples([(e.messages, e.tools) for e in read_examples(run, "train")])
+    return plan_training(
+        empty_training_model(recipe, base_path),
+        recipe,
+        [len(example.input_ids) for example in rendered],
+        max(num_learned(example.labels) for example in rendered),
+    )
+
+
+def empty_training_model(recipe: Recipe, base_path: Path) -> PreTrainedModel | PeftModel:
+    """What `build_model` makes, without any weights.
+
+    Raises:
+        ModelError: A target module matches nothing.
+    """
+    dtype = base_dtype(recipe)
+    named = natural_dtype(base_path) if dtype == "auto" else dtype
+    model = empty_model(base_path).to(getattr(torch, named))
+    if recipe.adapter.method == "full":
+        return model.requires_grad_(True)
+    check_targets(model, recipe.adapter)
+    with torch.device("meta"):
+        return get_peft_model(model, lora_config(recipe.adapter))
+
+
+def num_learned(labels: Sequence[int]) -> int:
+    """Tokens of an example that are trained on."""
+    return sum(label != IGNORED for label in labels)

@@ -43,7 +43,7 @@ from doratune.train.build import build_model
 from doratune.train.checkpoints import resumable_checkpoint
 from doratune.train.epochs import EpochLog
 from doratune.train.optimizer import build_optimizer
-from doratune.train.plan import check_trainable, plan_training
+from doratune.train.plan import check_trainable, num_learned, plan_training
 from doratune.train.steps import StepLog
 from doratune.train.validation import Validation
 
@@ -115,7 +115,8 @@ class _Training:
     def run_from(self, checkpoint: Path | None) -> None:
         """Trains to the end and writes the results."""
         lengths = [len(ids) for ids in self.train_set["input_ids"]]
-        plan = plan_training(self.model, self.recipe.train, lengths)
+        longest_answer = max(map(num_learned, self.train_set["labels"]))
+        plan = plan_training(self.model, self.recipe, lengths, longest_answer)
         console.print(f"Training: {plan}")
         done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
         sittings = self.run.checkpoints / "resumed.txt"
