@@ -37,7 +37,7 @@ COMMANDS = {
     "benchmarks": {"--runs"},
     "completions": {"--runs"},
     "merge": {"--runs"},
-    "verify": {"--runs"},
+    "verify": {"--served", "--served_model", "--served_dtype", "--served_key", "--runs"},
     "export": {"--to", "--accuracy", "--runs"},
     "latency": {"--runs"},
     "report": {"--runs"},

@@ -33,8 +33,8 @@ from doratune.cli.stages import (
     merge,
     report,
     train,
-    verify,
 )
+from doratune.cli.verify import verify
 from doratune.errors import DoratuneError, StorageError
 
 app = typer.Typer(

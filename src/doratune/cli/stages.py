@@ -115,11 +115,6 @@ def merge(
         run_stage("merge", run, loaded)
 
 
-def verify(recipe: Target, runs: Runs = RUNS) -> None:
-    """Prove that the merged model is the base with its adapter."""
-    stage_command("verify", recipe, runs)
-
-
 def latency(recipe: Target, runs: Runs = RUNS) -> None:
     """Measure how long base, base with adapter, and merged model take."""
     stage_command("latency", recipe, runs)

@@ -50,6 +50,8 @@ class RunFolder:
         self.verify = path / "verify.json"
         self.export = path / "export"
         self.exported = path / "export.json"
+        self.forms = path / "forms.json"
+        self.served = path / "served.json"
         self.report = path / "report.html"
         self.compare_report = path / "compare.html"
 

@@ -1,0 +1,167 @@
+"""Greedy completions of a server with OpenAI's API, whatever serves it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NamedTuple
+
+import requests
+
+from doratune.endpoint import Bearer, open_session, reason_of
+from doratune.errors import ConfigError, DoratuneError
+
+TIMEOUT_SECONDS = 600.0
+"""A server on a CPU reads a long prompt for minutes."""
+
+Api = Literal["chat/completions", "completions"]
+CUT = "\N{REPLACEMENT CHARACTER}"
+"""What is left of a character that the last token does not finish."""
+
+
+class Reply(NamedTuple):
+    """What the server answered."""
+
+    text: str
+    finished: bool
+    """By a token that ends the turn, and not by the limit."""
+    logprobs: list[float] | None
+    """Of each token, nats; None where the server tells none."""
+
+
+class Server:
+    """One model of a server.
+
+    Args:
+        url: Base of the API, such as ``http://localhost:8000/v1``.
+        key_variable: Environment variable with the key; None for a server that needs none.
+
+    Raises:
+        ConfigError: The variable is not set.
+    """
+
+    def __init__(self, url: str, key_variable: str | None) -> None:
+        self.url = url.rstrip("/")
+        self._session = open_session()
+        self._auth = Bearer(_key(key_variable))
+        self._logprobs = True
+
+    def only_model(self) -> str:
+        """The name of the one model that it serves.
+
+        Raises:
+            ConfigError: It serves several, or does not tell.
+            DoratuneError: It does not answer.
+        """
+        found = self._call("GET", "models", None)
+        names = [str(model.get("id")) for model in _listed(found)]
+        if len(names) != 1:
+            raise ConfigError(
+                f"{self.url} serves {len(names)} models ({', '.join(names[:8]) or 'none are listed'}). "
+                "Name the one to verify with --served-model."
+            )
+        return names[0]
+
+    def complete(self, model: str, api: Api, prompt: Any, max_tokens: int) -> Reply:
+        """Asks for the most likely tokens.
+
+        Args:
+            model: Its name there.
+            api: Which way to ask.
+            prompt: Messages, or a text for ``completions``.
+            max_tokens: Longest answer.
+
+        Raises:
+            ConfigError: The server refuses, or has no such model or API.
+            DoratuneError: It does not answer, or not in this API's form.
+        """
+        body: dict[str, Any] = {
+            "model": model, "temperature": 0, "max_tokens": max_tokens, "stream": False,
+            ("messages" if api == "chat/completions" else "prompt"): prompt,
+        }  # fmt: skip
+        asked = (
+            {"logprobs": True, "top_logprobs": 1} if api == "chat/completions" else {"logprobs": 1}
+        )
+        if self._logprobs:
+            try:
+                return _reply(self._call("POST", api, {**body, **asked}), f"{self.url}/{api}")
+            except ConfigError:
+                self._logprobs = False  # some servers refuse what they do not know; without it they
+        return _reply(
+            self._call("POST", api, body), f"{self.url}/{api}"
+        )  # refuse for another reason
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        url = f"{self.url}/{path}"
+        try:
+            answer = self._session.request(
+                method,
+                url,
+                json=body,
+                auth=self._auth,
+                timeout=TIMEOUT_SECONDS,
+                allow_redirects=False,
+            )
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
+                requests.exceptions.MissingSchema) as error:  # fmt: skip
+            raise ConfigError(
+                f"--served is {self.url!r}, which is no web address ({error}). Expected one such as "
+                "http://localhost:8000/v1."
+            ) from error
+        except requests.RequestException as error:
+            raise DoratuneError(
+                f"The server at {url} does not answer: {reason_of(error)}. Is it running?"
+            ) from error
+        if answer.status_code == 200:
+            try:
+                return answer.json()
+            except ValueError as error:
+                raise DoratuneError(
+                    f"{url} answers with {answer.text[:200]!r}, which is no JSON. Expected a server "
+                    "with OpenAI's API; its address often ends in /v1."
+                ) from error
+        said = f"{url} answers with status {answer.status_code}: {answer.text[:300]!r}."
+        if answer.status_code >= 500 or answer.status_code in (408, 429):
+            raise DoratuneError(f"{said} It did so several times. See what the server says.")
+        raise ConfigError(f"{said} Check --served, --served-model and --served-key.")
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"The environment variable {variable}, which --served-key names, is not set. Set it to the "
+            "server's key."
+        )
+    return key
+
+
+def _listed(found: Any) -> list[dict[str, Any]]:
+    data = found.get("data") if isinstance(found, dict) else None
+    return [model for model in data or [] if isinstance(model, dict)]
+
+
+def _reply(found: Any, url: str) -> Reply:
+    try:
+        choice = found["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        finished = choice.get("finish_reason") == "stop"
+    except (LookupError, TypeError) as error:
+        raise DoratuneError(
+            f"{url} answers with {str(found)[:200]!r}, which has no choices with a text. Expected the "
+            "form of OpenAI's API."
+        ) from error
+    return Reply((text or "").rstrip(CUT), finished, _logprobs(choice.get("logprobs")))
+
+
+def _logprobs(found: Any) -> list[float] | None:
+    """Of a chat they are in ``content``, else in ``token_logprobs``."""
+    if not isinstance(found, dict):
+        return None
+    values = found.get("token_logprobs")
+    if values is None and isinstance(content := found.get("content"), list):
+        values = [entry.get("logprob") for entry in content]
+    if not values or not all(isinstance(value, (int, float)) for value in values):
+        return None
+    return [float(value) for value in values]
