@@ -58,6 +58,7 @@ def test_forms_of_the_dequantised_base(base: Path, run: RunFolder) -> None:
     forms = ExportFile.read(run.exported).forms
     # Of full rank over the quantised base, plain LoRA is the trained model.
     assert forms["lora"].logits[0].mean_kl < 1e-8
+    assert [name for name, form in forms.items() if form.approximate] == ["lora"]
     said = "Trained over the base in 4 bits (nf4), and made with the weights that this stands for."
     assert all(said in card(run, form) for form in forms)
     with safe_open(run.export / "bundle" / "dora_scale.safetensors", "pt") as file:
@@ -76,6 +77,7 @@ def test_forms_of_the_bases_own_weights(base: Path, run: RunFolder) -> None:
     settings = recipe(base, "original")
     assert export_forms(run, settings, ["lora", "bundle"])
     forms = ExportFile.read(run.exported).forms
+    assert all(form.approximate for form in forms.values())
     assert forms["lora"].logits[0].mean_kl > 1e-4  # it says how far that is from the trained model
     assert all("made with the base's own weights: **another model**" in card(run, f) for f in forms)
     with safe_open(run.export / "bundle" / "dora_scale.safetensors", "pt") as file:
@@ -96,7 +98,11 @@ def test_what_was_merged_counts_and_not_what_the_recipe_says(base: Path, run: Ru
     merge_adapter(run, recipe(base, "requantize"))
     settings = recipe(base, "original")
     assert export_forms(run, settings, ["merged"])
+    assert ExportFile.read(run.exported).forms["merged"].approximate
     assert "and quantised again in the same way: **another model**" in card(run, "merged")
+    assert export_forms(run, settings, ["bundle"])
+    assert not ExportFile.read(run.exported).forms["bundle"].approximate
+    assert "and made with the weights that this stands for" in card(run, "bundle")
     for form in ("gguf", "quantized"):
         with pytest.raises(
             ConfigError, match=f"The form '{form}' is made from weights in 16 or 32"

@@ -11,7 +11,14 @@ from doratune import __version__
 from doratune.record.evaluation import METRICS, EvalFile, Interval
 from doratune.record.export import Form
 from doratune.record.schemas import ORIGIN, AdapterOrigin, DataFile, TrainFile
-from doratune.ship.export.subject import License, Subject, base_license, base_name, standing
+from doratune.ship.export.subject import (
+    License,
+    Subject,
+    base_license,
+    base_name,
+    is_approximate,
+    standing,
+)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -85,7 +92,7 @@ def model_card(subject: Subject, form: Form, findings: Sequence[str]) -> str:
         "## Figures",
         _figures(figures) if figures else "The model was not evaluated.",
         "## How near this form is to the trained model",
-        "\n".join(f"- {sentence}" for sentence in [*_standing(subject, form), *findings]),
+        "\n".join(f"- {sentence}" for sentence in [*standing(subject, form), *findings]),
         "## Loading",
         _LOADING[form].replace("{base}", base_name(subject)),
         "## What it was made from",
@@ -94,10 +101,6 @@ def model_card(subject: Subject, form: Form, findings: Sequence[str]) -> str:
         _license(terms, base_name(subject)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _standing(subject: Subject, form: Form) -> list[str]:
-    return [] if form == "peft" else standing(subject)
 
 
 def _metadata(
@@ -117,7 +120,11 @@ def _metadata(
         license=terms.name,
         pipeline_tag="text-generation",
         datasets=datasets or None,
-        tags=["doratune", subject.method, *(["approximation"] if form == "lora" else [])],
+        tags=[
+            "doratune",
+            subject.method,
+            *(["approximation"] if is_approximate(subject, form) else []),
+        ],
         model_name=recipe.name,
         eval_results=_results(subject, figures, datasets) if figures else None,
         **fields,

@@ -25,7 +25,7 @@ from doratune.ship.export.lora import write_approximation
 from doratune.ship.export.merged import write_merged
 from doratune.ship.export.peft import write_peft
 from doratune.ship.export.quantized import write_quantized
-from doratune.ship.export.subject import Subject, Written, chosen_onto
+from doratune.ship.export.subject import Subject, Written, chosen_onto, is_approximate
 from doratune.ship.onto import check_onto
 from doratune.ship.task import Task
 
@@ -39,7 +39,6 @@ _WRITERS: dict[Form, Callable[[Subject, Path], Written]] = {
 }
 _FROM_MERGED: tuple[Form, ...] = ("merged", "gguf", "quantized")
 _FROM_DENSE: tuple[Form, ...] = ("gguf", "quantized")
-_APPROXIMATE: tuple[Form, ...] = ("lora", "quantized")
 
 
 def export_forms(
@@ -192,7 +191,7 @@ def _inputs(subject: Subject, form: Form) -> dict[str, str]:
 def _record(subject: Subject, form: Form, folder: Path, written: Written) -> ExportedForm:
     return ExportedForm(
         form=form,
-        approximate=form in _APPROXIMATE,
+        approximate=is_approximate(subject, form),
         base_fingerprint=subject.base_fingerprint,
         adapter_digest=digest_path(subject.run.adapter),
         files=[

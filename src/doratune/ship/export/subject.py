@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from huggingface_hub import ModelCard
 
 from doratune.recipe.schema import Recipe
-from doratune.record.export import Approximation, LogitCheck, TaskCost, TokenCheck
+from doratune.record.export import Approximation, Form, LogitCheck, TaskCost, TokenCheck
 from doratune.record.quantized import Quantized
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import MergeFile, Onto
@@ -49,10 +49,24 @@ def chosen_onto(run: RunFolder, recipe: Recipe) -> Onto | None:
     return MergeFile.read(run.merge).onto if run.merge.exists() else recipe.merge.onto
 
 
-def standing(subject: Subject) -> list[str]:
+def stands_on(subject: Subject, form: Form) -> Onto | None:
+    """Which of a quantised base's weights a form is made with; None where there is only one base."""
+    if form == "peft" or quantized_in_training(subject.run.adapter) is None:
+        return None
+    # An adapter on the quantised base is what requantising comes near to.
+    on_adapter = form in ("lora", "bundle") and subject.onto == "requantize"
+    return "dequantized" if on_adapter else subject.onto
+
+
+def is_approximate(subject: Subject, form: Form) -> bool:
+    """Whether a form is another model than the trained one."""
+    return form in ("lora", "quantized") or stands_on(subject, form) in ("original", "requantize")
+
+
+def standing(subject: Subject, form: Form) -> list[str]:
     """For the card: which base's weights a form stands on; nothing where there is only one."""
-    quantize = quantized_in_training(subject.run.adapter)
-    if quantize is None or subject.onto is None:
+    onto, quantize = stands_on(subject, form), quantized_in_training(subject.run.adapter)
+    if onto is None or quantize is None:
         return []
     base = f"Trained over the base in {bits(quantize)} ({quantize})"
     return [
@@ -62,7 +76,7 @@ def standing(subject: Subject) -> list[str]:
             "trained one.",
             "requantize": f"{base}, merged, and quantised again in the same way: **another model** than "
             "the trained one.",
-        }[subject.onto]
+        }[onto]
     ]
 
 
