@@ -17,6 +17,7 @@ from doratune.record.export import (
     TokenCheck,
 )
 from doratune.record.files import digest_json
+from doratune.record.quantized import CalibrationData, LayerQuantization, Quantized
 
 
 def form(name: Form, files: dict[str, int], **fields: Any) -> ExportedForm:
@@ -56,6 +57,32 @@ def approximation(num_layers: int = 30) -> Approximation:
     )
 
 
+def int4(num_layers: int = 30) -> Quantized:
+    """Weights in 4 bits, of which every layer clips a few and loses one norm."""
+    return Quantized(
+        type="int4",
+        library="auto-round 0.13.2",
+        group_size=128,
+        num_bytes=92_000_000,
+        num_bytes_merged=269_000_000,
+        calibration=CalibrationData(num_examples=128, num_tokens=9_000, digest=digest_json("ids")),
+        weight_error=0.0731,
+        layers=[
+            LayerQuantization(
+                layer=f"model.layers.{i}.mlp.up_proj",
+                weight_error=0.07,
+                norm_error=0.02,
+                norm_limit=0.03,
+                num_rows=1536,
+                num_rows_beyond=1,
+                num_weights=884_736,
+                num_clipped=5,
+            )
+            for i in range(num_layers)
+        ],
+    )
+
+
 def logits(what: str, **fields: Any) -> LogitCheck:
     """Logits of a form that differ a little."""
     settings: dict[str, Any] = {
@@ -72,7 +99,7 @@ def logits(what: str, **fields: Any) -> LogitCheck:
 
 
 def export_file() -> ExportFile:
-    """Four forms; one of them was not run by the engine it is for."""
+    """Five forms; one of them was not run by the engine it is for."""
     q8_0 = logits(
         "llama.cpp, q8_0",
         against="merged",
@@ -106,6 +133,12 @@ def export_file() -> ExportFile:
             tokens=[
                 TokenCheck(what="llama.cpp, q8_0", num_texts=31, num_greedy=32, greedy_equal=True)
             ],
+        ),
+        form(
+            "quantized",
+            {"int4/model.safetensors": 92_000_000},
+            approximate=True,
+            quantized=[int4()],
         ),
         form("bundle", {"dora_scale.safetensors": 480_000}, notes=["No engine was asked."]),
     ]

@@ -33,7 +33,7 @@ def test_what_is_measured_is_no_limit(run: RunFolder) -> None:
     assert "Of arc_easy only some questions were asked." in told(run)
     assert "Latency was measured on Intel(R) Xeon(R) Platinum 8481C" in told(run)
     assert "judge-8b is a language model, not a person" in told(run)
-    assert "What was exported as lora is another model" in told(run)
+    assert "What was exported as lora and quantized is another model" in told(run)
     benchmarks_file(benchmark()).write(run.benchmarks)
     assert "only some questions" not in told(run)
 

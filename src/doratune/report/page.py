@@ -14,7 +14,7 @@ from doratune.report.tables.answers import answers
 from doratune.report.tables.arms import arm_forest
 from doratune.report.tables.benchmarks import benchmarks
 from doratune.report.tables.calibration import calibration
-from doratune.report.tables.checks import check_rows, worst_layers
+from doratune.report.tables.checks import check_rows, onto_rows, worst_layers
 from doratune.report.tables.classes import MAX_CLASSES, class_rows, confusion
 from doratune.report.tables.completions import completions, judge_rows
 from doratune.report.tables.cost import cost_rows
@@ -62,6 +62,7 @@ def render(run: RunFolder) -> str:
         latency=latency_rows(records.latency) if records.latency else [],
         prompt_lengths=prompt_lengths(records.latency) if records.latency else [],
         checks=check_rows(records.verify) if records.verify else [],
+        onto=onto_rows(records.verify) if records.verify else [],
         worst_layers=worst_layers(records.verify) if records.verify else [],
         exports=exports(records),
         LOGIT_COLUMNS=LOGIT_COLUMNS,

@@ -8,7 +8,7 @@ from doratune.report import render
 from doratune.report.records import read_records
 from doratune.report.tables.exports import Exports, exports
 from tests.report.html import prose
-from tests.report.sample_exports import export_file, form, logits
+from tests.report.sample_exports import export_file, form, int4, logits
 
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -21,8 +21,8 @@ def found(run: RunFolder) -> Exports:
 
 def test_forms_with_their_sizes(run: RunFolder) -> None:
     rows = {row.name: row for row in found(run).forms}
-    assert list(rows) == ["peft", "lora", "gguf", "bundle"]
-    assert [name for name, row in rows.items() if row.is_approximate] == ["lora"]
+    assert list(rows) == ["peft", "lora", "gguf", "quantized", "bundle"]
+    assert [name for name, row in rows.items() if row.is_approximate] == ["lora", "quantized"]
     assert rows["gguf"].size == f"138.1{SPACE}MiB"  # 144,811,584 bytes
     assert rows["gguf"].files[1] == ("Modelfile", f"512{SPACE}B", digest_json("Modelfile"))
 
@@ -36,7 +36,7 @@ def test_a_form_of_an_earlier_adapter_is_marked(run: RunFolder) -> None:
     record.stages["train"].outputs["adapter"] = digest_json("trained again")
     record.write(run.record)
     assert not any(row.is_current for row in found(run).forms)
-    assert render(run).count("made from an earlier adapter: export again") == 4
+    assert render(run).count("made from an earlier adapter: export again") == 5
 
 
 def test_logits_beside_what_is_allowed(run: RunFolder) -> None:
@@ -104,3 +104,18 @@ def test_nothing_exported(run: RunFolder) -> None:
     assert exports(read_records(run)) is None
     assert "Nothing was exported." in prose(render(run))
     assert "<h3>Files</h3>" not in render(run)
+
+
+def test_weights_in_few_bits(run: RunFolder) -> None:
+    (row,) = found(run).quantized
+    assert (row.type, row.about) == ("int4", "auto-round 0.13.2, groups of 128")
+    assert row.size == (f"87.7{SPACE}MiB", f"34.2{SPACE}% of merged")
+    assert row.weight_error == f"7.31{SPACE}%"
+    assert row.rows_beyond == ("30", f"of 46.1{SPACE}k")
+    assert row.clipped == ("150", f"of 26.5{SPACE}M")
+    assert row.calibration == "128 examples"
+    nearest = int4().model_copy(update={"calibration": None, "group_size": None})
+    ExportFile(forms={"quantized": form("quantized", {}, quantized=[nearest])}).write(run.exported)
+    (row,) = found(run).quantized
+    assert row.about == "auto-round 0.13.2, one scale an output feature"
+    assert row.calibration == "—"

@@ -6,7 +6,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from doratune.record.schemas import LayerCheck, VerifyFile
-from doratune.report.text import NOT_MEASURED, percent, small
+from doratune.report.text import NOT_MEASURED, memory, percent, small
+
+
+class OntoRow(NamedTuple):
+    """A merge onto one choice of the base's weights."""
+
+    name: str
+    is_merged: bool
+    size: str
+    figures: list[tuple[str, str, str]]
+    """Name, key and value."""
+    right: str
+    """Right answers on the test split, of the trained model's."""
 
 
 class CheckRow(NamedTuple):
@@ -20,12 +32,15 @@ class CheckRow(NamedTuple):
     """None where no threshold is set."""
 
 
-_CHECKS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+_LOGIT_CHECKS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("Largest difference of a logit", "max_abs_difference", small),
     ("Mean difference of a logit", "mean_abs_difference", small),
     ("KL divergence, mean, nats", "mean_kl", small),
     ("KL divergence, largest, nats", "max_kl", small),
     ("Same most likely token", "top1_agreement", lambda share: percent(share, 2)),
+)
+_CHECKS = (
+    *_LOGIT_CHECKS,
     ("Weight error of the worst layer", "weight_error", small),
     ("Norm error of the worst layer", "norm_error", small),
 )
@@ -61,3 +76,20 @@ def check_rows(verify: VerifyFile) -> list[CheckRow]:
 def worst_layers(verify: VerifyFile, most: int = 5) -> list[LayerCheck]:
     """The layers with the largest weight error."""
     return sorted(verify.layers, key=lambda layer: (-layer.weight_error, layer.layer))[:most]
+
+
+def onto_rows(verify: VerifyFile) -> list[OntoRow]:
+    """What merging onto each choice of a quantised base's weights makes of the model."""
+    return [
+        OntoRow(
+            name,
+            name == verify.onto,
+            memory(found.num_bytes),
+            [(title, key, written(getattr(found, key))) for title, key, written in _LOGIT_CHECKS],
+            f"{found.task.num_right_approximate:,} (trained {found.task.num_right:,}) of "
+            f"{found.task.num_examples:,}"
+            if found.task
+            else NOT_MEASURED,
+        )
+        for name, found in verify.fidelity.items()
+    ]

@@ -14,6 +14,7 @@ from doratune.record.export import (
     TaskCost,
     TokenCheck,
 )
+from doratune.record.quantized import Quantized
 from doratune.report.records import Records
 from doratune.report.text import count, memory, percent, plain, small
 
@@ -68,6 +69,21 @@ class RankRow(NamedTuple):
     is_written: bool
 
 
+class QuantizedRow(NamedTuple):
+    """The merged model in 8 or 4 bits."""
+
+    type: str
+    about: str
+    """Library and group."""
+    size: Cell
+    """Of the weights, and as a share of the merged model's."""
+    weight_error: str
+    rows_beyond: Cell
+    """Output features whose norm is off by more than the steps explain."""
+    clipped: Cell
+    calibration: str
+
+
 class TaskRow(NamedTuple):
     """The test questions, asked of a form."""
 
@@ -85,6 +101,7 @@ class Exports(NamedTuple):
     forms: list[FormRow]
     logits: list[LogitRow]
     tokens: list[TokenRow]
+    quantized: list[QuantizedRow]
     ranks: list[RankRow]
     worst_layers: list[LayerApproximation]
     tasks: list[TaskRow]
@@ -111,6 +128,7 @@ def exports(records: Records) -> Exports | None:
         forms=[_form_row(form, _trained_adapter(records)) for form in forms],
         logits=[_logit_row(form, check) for form in forms for check in form.logits],
         tokens=[_token_row(form, check) for form in forms for check in form.tokens],
+        quantized=[_quantized_row(one) for form in forms for one in form.quantized],
         ranks=[row for one in approximations for row in _rank_rows(one)],
         worst_layers=[layer for one in approximations for layer in _worst_layers(one)],
         tasks=[_task_row(form, task) for form in forms for task in form.tasks],
@@ -162,6 +180,27 @@ def _perplexities(check: LogitCheck) -> Cell:
 def _token_row(form: ExportedForm, check: TokenCheck) -> TokenRow:
     alike = "the same" if check.greedy_equal else "not the same, as after a near tie"
     return TokenRow(form.form, check.what, check.num_texts, f"{check.num_greedy}: {alike}")
+
+
+def _quantized_row(one: Quantized) -> QuantizedRow:
+    rows, beyond = (
+        sum(getattr(layer, key) for layer in one.layers) for key in ("num_rows", "num_rows_beyond")
+    )
+    weights, clipped = (
+        sum(getattr(layer, key) for layer in one.layers) for key in ("num_weights", "num_clipped")
+    )
+    group = (
+        "one scale an output feature" if one.group_size is None else f"groups of {one.group_size}"
+    )
+    return QuantizedRow(
+        one.type,
+        f"{one.library}, {group}",
+        (memory(one.num_bytes), f"{percent(one.num_bytes / one.num_bytes_merged)} of merged"),
+        percent(one.weight_error, 2),
+        (f"{beyond:,}", f"of {count(rows)}"),
+        (f"{clipped:,}", f"of {count(weights)}"),
+        f"{one.calibration.num_examples:,} examples" if one.calibration else "—",
+    )
 
 
 def _rank_rows(approximation: Approximation) -> list[RankRow]:
