@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from doratune.compare.arms import arm_recipe, learning_rates, rate_name
 from doratune.errors import ModelError
+from doratune.recipe import Recipe
 from doratune.recipe.comparison import TrainedArm
 from doratune.recipe.schema import AdapterSection
 from doratune.train.build import lora_config
@@ -167,3 +168,17 @@ def test_patterns_of_the_recipe_are_pefts(tmp_path: Path, tiny_base: Path) -> No
         found = adapted(settings.adapter, 2)
     shapes = {n: p.shape for n, p in found.named_parameters() if "magnitude" not in n}
     assert shapes == {n: p.shape for n, p in expected.named_parameters()}
+
+
+def test_an_arm_neither_merges_nor_exports(tmp_path: Path, deep: Path) -> None:
+    settings = recipe(
+        tmp_path,
+        deep,
+        model={"source": str(deep), "quantize": "nf4"},
+        merge={"onto": "original"},
+        export={"forms": ["lora", "bundle"]},
+    )
+    for arm in ("lora", "full"):
+        own = arm_recipe(settings, arm, deep)
+        assert (own.merge.onto, own.export.forms) == (None, None)
+        assert Recipe.model_validate(own.model_dump()) == own

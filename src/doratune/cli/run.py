@@ -18,7 +18,7 @@ def run(recipe: Target, runs: Runs = RUNS) -> None:
 
 
 def run_all(recipe: Recipe, folder: RunFolder) -> None:
-    """The stages in their order; the report is written even if verify fails."""
+    """The stages in their order; the report is written even if verify or export fails."""
     with opened(recipe, folder):
         try:
             for stage in STAGES:
@@ -39,4 +39,6 @@ def _left_out(stage: str, folder: RunFolder, recipe: Recipe) -> str | None:
     wanted = recipe.eval.benchmarks
     if stage == "benchmarks" and not wanted.tasks and wanted.texts is None:
         return "the recipe names no eval.benchmarks.tasks or texts"
+    if stage == "export" and recipe.export.forms is None:
+        return "the recipe names no export.forms"
     return None

@@ -32,6 +32,7 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "merge": ("adapter", "train", "doratune.ship:merge_adapter"),
     "verify": ("merged", "merge", "doratune.ship:verify_merged"),
     "latency": ("merged", "merge", "doratune.evaluate.latency:measure_latency"),
+    "export": ("adapter", "train", "doratune.ship.export:export_forms"),
     "report": ("", "", "doratune.report:write_report"),
 }
 

@@ -15,7 +15,8 @@ from doratune.base import empty_model
 from doratune.recipe import Recipe
 from doratune.recipe.comparison import TrainedArm
 from doratune.recipe.evaluation import BenchmarksSection, CompletionsSection
-from doratune.recipe.schema import AdapterSection
+from doratune.recipe.export import ExportSection
+from doratune.recipe.schema import AdapterSection, MergeSection
 from doratune.train.build import check_targets, lora_config
 
 
@@ -65,6 +66,9 @@ def arm_recipe(recipe: Recipe, arm: TrainedArm, base_path: Path) -> Recipe:
                     "completions": CompletionsSection(num_prompts=0),
                 }
             ),
+            # What the recipe's own method may merge and export, another's may not; no arm does.
+            "merge": MergeSection(),
+            "export": ExportSection(),
         }
     )
 

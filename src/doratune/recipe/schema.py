@@ -227,6 +227,17 @@ class Recipe(Section):
                 f"merge.onto is {self.merge.onto!r}, but model.quantize is null, so that there is only "
                 "one base to merge onto; remove merge.onto"
             )
+        # An export comes last in `doratune run`: what it could not write is found before the training.
+        method = self.adapter.method
+        impossible = {
+            "full": {"peft", "lora", "bundle"},  # made from an adapter
+            "lora": {"lora", "bundle"},  # made from DoRA's magnitudes
+        }
+        if wrong := set(self.export.forms or ()) & impossible.get(method, set()):
+            raise ValueError(
+                f"export.forms has {', '.join(sorted(wrong))}, which adapter.method {method!r} does not "
+                f"leave; export {'merged, gguf or quantized' if method == 'full' else 'peft'}"
+            )
         if quantize and (same := arms & {"qlora", "qdora"}):
             raise ValueError(
                 f"compare.arms has {', '.join(sorted(same))}, and model.quantize is {quantize!r}, "
