@@ -21,6 +21,7 @@ from doratune.ship.export.in_llama import VARIABLE, interpreter
 from doratune.ship.verify_forms import exported_forms, verify_forms
 from tests.ship.adapters import edit_tensors, save_adapter
 from tests.ship.export.runs import recipe_for, seal, trained_run
+from tests.ship.quantized import save_quantized_adapter, wide_base
 from tests.tiny import save_tiny
 
 LAYER = "model.layers.1.mlp.up_proj"
@@ -210,3 +211,23 @@ def test_gguf_files_are_run_by_llama(
         verify_forms(run, recipe)
     assert json.loads(run.forms.read_text())["checks"]["tiny-f32.gguf"]["logits"] is None
     assert [found.form for found in exported_forms(run)] == ["gguf", "gguf"]
+
+
+def test_forms_of_a_quantised_base(tmp_path: Path) -> None:
+    """As they stand on it: those made for it are the trained model, others are told and not judged."""
+    pytest.importorskip("bitsandbytes")
+    base = wide_base(tmp_path / "base")
+    adapter = seal(save_quantized_adapter(base, tmp_path / "adapter", "nf4"))
+    run = trained_run(tmp_path / "run", adapter)
+    for onto in ("dequantized", "requantize"):
+        sections = {"model": {"quantize": "nf4"}, "merge": {"onto": onto, "dtype": "float32"}}
+        recipe = recipe_for(base, **sections, export={"lora_rank": 64})
+        merge_adapter(run, recipe)
+        export_forms(run, recipe, ["peft", "bundle", "merged", "lora"])
+        assert verify_forms(run, recipe)
+        checks = FormsFile.read(run.forms).checks
+        rough = {"lora"} if onto == "dequantized" else {"lora", "merged"}
+        assert {name for name, check in checks.items() if check.approximate} == rough
+        kl = {name: check.logits.mean_kl for name, check in checks.items() if check.logits}
+        assert all(kl[name] < 1e-8 for name in checks if name != "merged")
+        assert (kl["merged"] > 1e-4) == (onto == "requantize")

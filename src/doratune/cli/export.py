@@ -38,7 +38,7 @@ def export(
     loaded, run = read_target(recipe, runs)
     with opened(loaded, run):
         export_forms: Any = load_door("doratune.ship.export:export_forms")
-        task = _task(run, loaded) if accuracy else None
+        task = questions_to_ask(run, loaded) if accuracy else None
         done = export_forms(run, loaded, forms, task)
         console.print(f"[bold]export[/] {'done' if done else 'is up to date; nothing to do'}")
 
@@ -54,7 +54,7 @@ def _parse(to: str) -> list[Form]:
     return [form for form in FORMS if form in names]
 
 
-def _task(run: RunFolder, recipe: Recipe) -> Task:
+def questions_to_ask(run: RunFolder, recipe: Recipe) -> Task:
     """The test questions, asked as evaluation does."""
     from doratune.base import load_tokenizer, resolve_base
     from doratune.data import Renderer, read_examples

@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from doratune.cli.export import questions_to_ask
+from doratune.cli.onto import print_fidelity
 from doratune.cli.options import Runs, Target, opened, read_target
 from doratune.cli.stages import RUNS, load_door, run_stage
 from doratune.errors import ConfigError
 from doratune.progress import console, visible
+from doratune.recipe import Recipe
 from doratune.record.export import LogitCheck
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import VerifyFile
@@ -39,6 +42,13 @@ def verify(
     served_key: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the key.")
     ] = None,
+    accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--accuracy",
+            help="Over a quantised base: ask each choice of merge.onto the test questions.",
+        ),
+    ] = False,
     runs: Runs = RUNS,
 ) -> None:
     """Prove that the merged model, and what was exported or is served, is the trained model."""
@@ -58,7 +68,7 @@ def verify(
         forms: Any = load_door("doratune.ship.verify_forms:verify_forms")
         try:
             if run.merged.exists() or not any(run.export.glob("*")):
-                run_stage("verify", run, loaded)
+                _verify_merged(run, loaded, accuracy)
             done = forms(run, loaded)
             if any(run.export.glob("*")):
                 console.print(
@@ -66,6 +76,16 @@ def verify(
                 )
         finally:
             print_forms(run, Console())
+            print_fidelity(run, Console())
+
+
+def _verify_merged(run: RunFolder, recipe: Recipe, accuracy: bool) -> None:
+    if not accuracy:
+        run_stage("verify", run, recipe)
+        return
+    door: Any = load_door("doratune.ship:verify_merged")
+    done = door(run, recipe, questions_to_ask(run, recipe))
+    console.print(f"[bold]verify[/] {'done' if done else 'is up to date; nothing to do'}")
 
 
 def print_forms(run: RunFolder, to: Console) -> None:

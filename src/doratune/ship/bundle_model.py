@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from doratune.adapter import LayerDelta, read_adapter
+from doratune.adapter.base_weight import forbid_repacking
 from doratune.adapter.files import PREFIX, WEIGHTS
 from doratune.base import fingerprint, load_base
 from doratune.errors import AdapterError
@@ -29,8 +30,9 @@ def load_bundle(base_path: Path, folder: Path) -> PreTrainedModel:
             layers that are not linear.
     """
     weights = read_adapter(folder)
-    scales = _read_scales(base_path, folder)
-    model = load_base(base_path, "float32")
+    scales, quantize = _read_scales(base_path, folder)
+    model = load_base(base_path, "float32", quantize)
+    forbid_repacking(model)
     for layer, delta in weights.layers.items():
         module, key = model.get_submodule(layer), f"{PREFIX}{layer}.{SUFFIX}"
         if not isinstance(module, (nn.Linear, Conv1D)):
@@ -60,7 +62,10 @@ def _served(delta: LayerDelta, g_O: Tensor) -> Callable[..., Tensor]:
     return hook
 
 
-def _read_scales(base_path: Path, folder: Path) -> dict[str, Tensor]:
+def _read_scales(
+    base_path: Path, folder: Path
+) -> tuple[dict[str, Tensor], Literal["nf4", "int8"] | None]:
+    """The scales, and how the base is quantised that they were made for."""
     file = folder / SCALES
     if not file.is_file():
         raise AdapterError(f"{file} is not there. Export the bundle again.")
@@ -77,4 +82,4 @@ def _read_scales(base_path: Path, folder: Path) -> dict[str, Tensor]:
                 f"{file} was made for the {what} {told.get(key)!r}, and this one is {found!r}. Export "
                 "the bundle again."
             )
-    return scales
+    return scales, told.get("base_quantize")

@@ -20,7 +20,7 @@ from doratune.errors import DoratuneError, VerificationError
 from doratune.progress import console, track
 from doratune.recipe.export import GgufType
 from doratune.recipe.schema import Recipe
-from doratune.record.export import Form, LogitCheck
+from doratune.record.export import ExportFile, Form, LogitCheck
 from doratune.record.files import digest_json, digest_path
 from doratune.record.run_folder import RunFolder
 from doratune.record.verification import FormCheck, FormsFile
@@ -131,52 +131,62 @@ def _inputs(common: dict[str, Any], found: _Found) -> str:
 
 
 def _check(subject: _Subject, found: _Found, inputs: str) -> FormCheck:
-    check = FormCheck(form=found.form, approximate=found.form == "lora", inputs=inputs)
+    check = FormCheck(
+        form=found.form, approximate=_is_approximate(subject.run, found.form), inputs=inputs
+    )
     try:
         if found.form == "gguf":
             return check.model_copy(update={"logits": _in_llama(subject, found.path)})
-        return check.model_copy(update=_in_torch(subject, found))
+        return check.model_copy(update=_in_torch(subject, found, check.approximate))
     except DoratuneError as error:  # told with the others, when all forms have been compared
         return check.model_copy(update={"failures": [str(error)]})
 
 
-def _in_torch(subject: _Subject, found: _Found) -> dict[str, Any]:
+def _is_approximate(run: RunFolder, form: Form) -> bool:
+    forms = ExportFile.read(run.exported).forms if run.exported.exists() else {}
+    return forms[form].approximate if form in forms else form == "lora"
+
+
+def _in_torch(subject: _Subject, found: _Found, approximate: bool) -> dict[str, Any]:
     """The fields of `FormCheck` that are measured."""
-    model, dtype = _load(subject, found)
+    model = _load(subject, found)
+    # The precision that weights were rounded to; of approximations nothing is judged.
+    dtype = stored_dtype(found.path) if found.form == "merged" and not approximate else "float32"
     result = compare_loaded(
         subject.sidecar,
         model,
         track(subject.prompts, f"Comparing {found.name}", total=len(subject.prompts)),
         getattr(torch, dtype),
     )
-    judged = found.form != "lora"
     logits = LogitCheck(
         what="transformers, float32" if found.form == "merged" else "PEFT, float32",
         against="sidecar",
         **result.logits._asdict(),
-        thresholds=_limits(ROUNDOFF[dtype]) if judged else {},
+        thresholds=_limits(ROUNDOFF[dtype]) if not approximate else {},
     )
     return {
         "logits": logits,
         "outputs": {layer.layer: layer.output_error for layer in result.layers},
-        "failures": result.failures if judged else [],
+        "failures": result.failures if not approximate else [],
     }
 
 
-def _load(subject: _Subject, found: _Found) -> tuple[Any, str]:
-    """The form as its users load it, and the precision of its weights."""
+def _load(subject: _Subject, found: _Found) -> Any:
+    """The form as its users load it."""
     base_path, path = subject.base_path, found.path
     if found.form == "merged":
-        return load_base(path, "float32"), stored_dtype(path)
+        model = load_base(path, "float32")
+        forbid_repacking(model)
+        return model
     if found.form == "bundle":
-        return load_bundle(base_path, path), "float32"
-    origin = read_origin(subject.run.adapter)
+        return load_bundle(base_path, path)
+    origin = read_origin(path)
     base = load_base(base_path, "float32", origin.quantize if origin else None)
     # On CPUs bitsandbytes repacks 4-bit weights in the first forward, and PEFT then reads them wrongly.
     forbid_repacking(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PEFT warns of shows in the figures
-        return PeftModel.from_pretrained(base, str(path)).eval(), "float32"
+        return PeftModel.from_pretrained(base, str(path)).eval()
 
 
 def _limits(roundoff: float) -> dict[str, float]:

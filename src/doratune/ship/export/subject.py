@@ -59,8 +59,13 @@ def stands_on(subject: Subject, form: Form) -> Onto | None:
 
 
 def is_approximate(subject: Subject, form: Form) -> bool:
-    """Whether a form is another model than the trained one."""
-    return form in ("lora", "quantized") or stands_on(subject, form) in ("original", "requantize")
+    """Whether a form is another model than the trained one.
+
+    So is a dense one after training over int8, where layers round what they are given, too.
+    """
+    onto, quantize = stands_on(subject, form), quantized_in_training(subject.run.adapter)
+    dense = quantize == "int8" and form in ("merged", "gguf")
+    return form in ("lora", "quantized") or onto in ("original", "requantize") or dense
 
 
 def standing(subject: Subject, form: Form) -> list[str]:
@@ -69,9 +74,14 @@ def standing(subject: Subject, form: Form) -> list[str]:
     if onto is None or quantize is None:
         return []
     base = f"Trained over the base in {bits(quantize)} ({quantize})"
+    inputs = (
+        "; the rounding of inputs there is left out"
+        if quantize == "int8" and form != "bundle"
+        else ""
+    )
     return [
         {
-            "dequantized": f"{base}, and made with the weights that this stands for.",
+            "dequantized": f"{base}, and made with the weights that this stands for{inputs}.",
             "original": f"{base}, but made with the base's own weights: **another model** than the "
             "trained one.",
             "requantize": f"{base}, merged, and quantised again in the same way: **another model** than "
