@@ -32,6 +32,7 @@ QUESTIONS = (
     "decode",
     "enable",
     "scoring",
+    "merge",
     "compile",
 )
 UNASKED = ("compile",)

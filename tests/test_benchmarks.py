@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import memory, run, scoring, table
+from benchmarks import memory, merge, run, scoring, table
 from benchmarks.parts import fused_lora, gate, providers
 from benchmarks.parts.models import OneLayer, noise
 from benchmarks.parts.rows import COLUMNS, OURS, Row, read_rows, rows_of, write_rows
 from benchmarks.parts.timing import Action, take_turns
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 SLOW = {"compile"}
@@ -42,7 +43,9 @@ def test_every_question_runs_and_writes_valid_rows(question: str, tmp_path: Path
     ours = [row for row in rows if row.provider in (OURS, scoring.OURS)]
     settings = {row.setting() for row in rows}
     assert {row.setting() for row in ours} == settings
-    peer = {"enable": "one read", "scoring": scoring.HFLM}.get(question, "peft LoRA")
+    peer = {"enable": "one read", "scoring": scoring.HFLM, "merge": merge.COPY}.get(
+        question, "peft LoRA"
+    )
     assert {row.ratio_to for row in ours} >= {peer}
     assert str(tmp_path) not in table.page(rows)
 
@@ -58,6 +61,22 @@ def test_a_red_gate_reports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     failed = run.run("layer", "cpu", True, None, tmp_path / "rows.jsonl")
     assert len(failed) == 1
     assert "RedGateError: fused LoRA (own): output is" in failed[0]
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_wrong_merge_reports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(base: Path, adapter: Path, target: Path, dtype: str) -> None:
+        right(base, adapter, target, dtype)
+        file = sorted(target.glob("*.safetensors"))[-1]
+        tensors = load_file(file)
+        name = next(name for name in tensors if "q_proj" in name)
+        save_file({**tensors, name: tensors[name] * 1.01}, file)
+
+    right = merge.merge
+    monkeypatch.setattr(merge, "merge", wrong)
+    failed = run.run("merge", "cpu", True, None, tmp_path / "rows.jsonl")
+    assert len(failed) == 1
+    assert "q_proj is" in failed[0]
     assert not (tmp_path / "rows.jsonl").exists()
 
 

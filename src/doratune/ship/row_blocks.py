@@ -21,6 +21,9 @@ from doratune.ship.weight import mag_norm_scale_of, stored_factors
 BLOCK_ELEMENTS = 1 << 18
 """1 MB in float32."""
 
+_PIECE_BLOCKS = 8
+"""Blocks that are handed on together: every call of the system and every change of thread costs."""
+
 
 class Rows(Protocol):
     """A base tensor, by its elements."""
@@ -70,10 +73,18 @@ def merge_rows(
     matrix = _Matrix(name, rows, parts, dtype, write)
     by_columns = parts[0].delta.fan_in_fan_out
     scales = [matrix.column_scale(part) if by_columns else None for part in matrix.parts]
-    for span in matrix.spans():
-        matrix.write_block(span, scales)
+    for piece in matrix.pieces():
+        matrix.write_piece(piece, scales)
     if not by_columns:
         matrix.rewrite_zero_rows()
+
+
+class _Span(NamedTuple):
+    """Rows of one expert's matrix."""
+
+    expert: int
+    start: int
+    stop: int
 
 
 class _Factors(NamedTuple):
@@ -105,7 +116,9 @@ class _Matrix:
         self.total = torch.empty(block, self.width)
         self.adapted = torch.empty(block, self.width) if self._is_sum() else self.total
         # Two, for one is being written while the next is formed.
-        self.out = [torch.empty(block, self.width, dtype=dtype) for _ in range(2)]
+        piece = min(self.height, block * _PIECE_BLOCKS)
+        self.out = [torch.empty(piece, self.width, dtype=dtype) for _ in range(2)]
+        self.may_overflow = self._is_sum() or not _is_bounded(self.parts[0], dtype)
 
     def _is_sum(self) -> bool:
         return len(self.parts) > 1 or self.parts[0].weight != 1
@@ -113,20 +126,30 @@ class _Matrix:
     def _block_rows(self) -> int:
         return min(self.height, max(1, BLOCK_ELEMENTS // self.width))
 
-    def spans(self) -> Iterator[tuple[int, int, int]]:
-        """Expert, first row and end of every block."""
-        step = self._block_rows()
+    def pieces(self) -> Iterator[_Span]:
+        """What is handed on together."""
+        step = self._block_rows() * _PIECE_BLOCKS
         for expert in range(self.num_experts):
             for start in range(0, self.height, step):
-                yield expert, start, min(self.height, start + step)
+                yield _Span(expert, start, min(self.height, start + step))
 
-    def write_block(self, span: tuple[int, int, int], scales: Sequence[Tensor | None]) -> None:
-        """Forms one block; ``scales`` are those of columns, rows find their own."""
-        expert, start, stop = span
-        first = (expert * self.height + start) * self.width
-        stored = self.rows.read(first, first + (stop - start) * self.width)
-        stored = stored.view(stop - start, self.width)
-        count = stop - start
+    def blocks(self, piece: _Span) -> Iterator[_Span]:
+        """The blocks of a piece."""
+        step = self._block_rows()
+        for start in range(piece.start, piece.stop, step):
+            yield piece._replace(start=start, stop=min(piece.stop, start + step))
+
+    def write_piece(self, piece: _Span, scales: Sequence[Tensor | None]) -> None:
+        """Forms one piece; ``scales`` are those of columns, rows find their own."""
+        self.out.reverse()
+        out = self.out[0][: piece.stop - piece.start]
+        for block in self.blocks(piece):
+            rows = out[block.start - piece.start : block.stop - piece.start]
+            self._form(block, scales, rows)
+        self.write((piece.expert * self.height + piece.start) * self.width, out)
+
+    def _form(self, span: _Span, scales: Sequence[Tensor | None], out: Tensor) -> None:
+        stored, count = self._read(span), span.stop - span.start
         total = self.total[:count]
         if self._is_sum():
             self.base[:count].copy_(stored)
@@ -137,14 +160,22 @@ class _Matrix:
                 adapted *= scale
             elif part.magnitude is not None:
                 n_K = torch.linalg.vector_norm(adapted, dim=1)
-                part.norms[start:stop] = n_K
-                g_K = torch.where(n_K > 0, part.magnitude[start:stop] / n_K, 1.0)
+                part.norms[span.start : span.stop] = n_K
+                g_K = torch.where(n_K > 0, part.magnitude[span.start : span.stop] / n_K, 1.0)
                 adapted *= g_K[:, None]
             if self._is_sum():
                 total.add_(adapted.sub_(self.base[:count]), alpha=part.weight)
-        self.write(first, self._rounded(total))
+        out.copy_(total)
+        # A finite sum is one of finite values: one pass, where comparing every value takes three.
+        if self.may_overflow and not out.sum(dtype=torch.float32).isfinite():
+            _refuse_overflow(self.name, total, out)
 
-    def adapt(self, stored: Tensor, part: _Factors, span: tuple[int, int, int]) -> Tensor:
+    def _read(self, span: _Span) -> Tensor:
+        first = (span.expert * self.height + span.start) * self.width
+        count = span.stop - span.start
+        return self.rows.read(first, first + count * self.width).view(count, self.width)
+
+    def adapt(self, stored: Tensor, part: _Factors, span: _Span) -> Tensor:
         """``W + s B A`` of one block, in the buffer for it."""
         expert, start, stop = span
         V_KC = self.adapted[: stop - start].copy_(stored)
@@ -155,11 +186,8 @@ class _Matrix:
         if part.magnitude is None:
             return None
         squares_C = torch.zeros(self.width, dtype=torch.float64)
-        for span in self.spans():
-            expert, start, stop = span
-            first = (expert * self.height + start) * self.width
-            stored = self.rows.read(first, first + (stop - start) * self.width)
-            V_KC = self.adapt(stored.view(stop - start, self.width), part, span)
+        for block in (block for piece in self.pieces() for block in self.blocks(piece)):
+            V_KC = self.adapt(self._read(block), part, block)
             squares_C += torch.linalg.vector_norm(V_KC, dim=0).double().square()
         return mag_norm_scale_of(squares_C.sqrt().float(), part.magnitude)
 
@@ -173,17 +201,17 @@ class _Matrix:
             None if p.magnitude is None else mag_norm_scale_of(p.norms, p.magnitude)
             for p in self.parts
         ]
+        self.may_overflow = True  # they are not bounded by their magnitudes
         for row in zero.nonzero().flatten().tolist():
             of_row = [None if scale is None else scale[row] for scale in scales]
-            self.write_block((0, row, row + 1), of_row)
+            self.write_piece(_Span(0, row, row + 1), of_row)
 
-    def _rounded(self, total: Tensor) -> Tensor:
-        self.out.reverse()
-        out = self.out[0][: len(total)].copy_(total)
-        # Finite sums are finite values: one pass, where comparing every value takes three.
-        if not out.sum(dtype=torch.float32).isfinite():
-            _refuse_overflow(self.name, total, out)
-        return out
+
+def _is_bounded(part: _Factors, dtype: torch.dtype) -> bool:
+    """Whether the magnitudes keep every value of the weight within ``dtype``."""
+    if part.magnitude is None:
+        return False
+    return part.magnitude.abs().max().item() < torch.finfo(dtype).max / 2
 
 
 def _factors(part: Part) -> _Factors:
