@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from doratune.cli.onto import print_fidelity, with_onto
+from doratune.cli.run import run_all
 from doratune.errors import ConfigError
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import ONTO, OntoFidelity, TaskCost, VerifyFile
@@ -44,3 +45,15 @@ def test_the_figures_to_choose_by(tmp_path: Path) -> None:
     rows = {line[0]: " ".join(line) for line in lines}
     assert "original 2 MiB 1.2e-02 87.50% 6 of 9 (trained 7; 2 lost, 1 gained)" in rows["original"]
     assert "requantize (merged/) 2 MiB 1.2e-02 87.50% not asked (--accuracy)" in rows["requantize"]
+
+
+def test_a_whole_run_wants_to_know_before_it_trains(tmp_path: Path) -> None:
+    recipe, folder = (
+        recipe_for(Path("base"), model={"quantize": "nf4"}),
+        RunFolder(tmp_path / "run"),
+    )
+    with pytest.raises(
+        ConfigError, match=r"merge\.onto does not say onto what\. Choose one: dequant"
+    ):
+        run_all(recipe, folder)
+    assert not folder.path.exists()

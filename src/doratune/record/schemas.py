@@ -300,6 +300,12 @@ class AdapterOrigin(RunFile):
 
 Onto = Literal["dequantized", "original", "requantize"]
 ONTO: tuple[Onto, ...] = ("dequantized", "original", "requantize")
+MEANINGS = (
+    "dequantized: the base as training saw it, in 16 or 32 bits, which makes the trained model; "
+    "original: the base's own weights, which training did not see; requantize: as the first, and "
+    "quantised again like the base, as small as that"
+)
+"""Of each, for messages."""
 
 
 class MergeFile(RunFile):

@@ -22,16 +22,10 @@ from doratune.adapter.config import CONFIG
 from doratune.adapter.origin import read_origin
 from doratune.base import empty_model, load_base, tensor_files
 from doratune.errors import ConfigError
-from doratune.record.schemas import Onto
+from doratune.record.schemas import MEANINGS, Onto
 from doratune.ship.checkpoint import Plan, plan_merge
 
 Quantize = Literal["nf4", "int8"]
-
-MEANINGS = (
-    "dequantized: the base as training saw it, in 16 or 32 bits, which makes the trained model; "
-    "original: the base's own weights, which training did not see; requantize: as the first, and "
-    "quantised again like the base, as small as that"
-)
 
 
 class QuantizedBase:
