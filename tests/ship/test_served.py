@@ -20,39 +20,21 @@ from doratune.record.schemas import Example, Message
 from doratune.record.verification import ServedAnswer, ServedFile
 from doratune.ship.export.in_llama import greedy
 from doratune.ship.served import judge, verify_served
-from tests.ship.adapters import peft_model, write_origin
+from doratune.ship.served_client import Reply
+from doratune.ship.served_read import Prompt, _answer_ids, _Own
 from tests.ship.export.runs import recipe_for, trained_run, write_figures
 from tests.ship.served_server import ModelServer, serving
+from tests.ship.speaking import chat_ids, speaking_adapter, speaking_base
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speaking_base(tmp_path_factory.mktemp("served") / "base")
 
 
 @pytest.fixture(scope="session")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained until it says what it should: random models speak no text that can be read back."""
-    torch.manual_seed(0)
-    model = peft_model(load_base(base, "float32"), r=8, lora_alpha=16)
-    tokenizer = load_tokenizer(base)
-    rows = [
-        chat_ids(tokenizer, f"Is clause {n} capped?")
-        + tokenizer(f"The limit of clause {n} shall exceed the fees.<|im_end|>").input_ids
-        for n in (1, 2)
-    ]
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    batch = torch.tensor(rows)
-    for _ in range(60):
-        model(input_ids=batch, labels=batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    path = tmp_path_factory.mktemp("served") / "adapter"
-    model.save_pretrained(str(path))
-    write_origin(base, path, "dora")
-    return path
-
-
-def chat_ids(tokenizer: Any, question: str) -> list[int]:
-    message = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    ids: list[int] = tokenizer(text).input_ids
-    return ids
+    return speaking_adapter(base, tmp_path_factory.mktemp("served") / "adapter")
 
 
 @pytest.fixture
@@ -116,6 +98,7 @@ def test_the_bare_base_is_named(base: Path, run: RunFolder) -> None:
     for number, answer in enumerate(file.answers, 1):
         ids = chat_ids(tokenizer, f"Is clause {number} capped?")
         found = greedy(load_base(base, "float32"), ids, 32)
+        found = found[: found.index(tokenizer.eos_token_id) + 1]
         with torch.no_grad():
             log_p = tuned(torch.tensor([ids + found])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
         margins = log_p.max(-1).values - log_p.gather(1, torch.tensor(found)[:, None])[:, 0]
@@ -219,6 +202,22 @@ def test_text_is_completed(base: Path, run: RunFolder, merged: Any, template: st
     begins = "Either party" if template == "plain" else "Below is an instruction"
     assert server.requests[0]["prompt"].startswith(begins)
     assert all(a.logprob_difference < 1e-4 for a in file.answers)
+
+
+def test_a_byte_that_is_no_character_ends_the_comparison(base: Path, run: RunFolder) -> None:
+    """transformers writes a sign for it, llama.cpp leaves it out."""
+    tokenizer = load_tokenizer(base)
+    own = _Own(
+        "The limit \ufffd\ufffd of", [*tokenizer("The limit").input_ids, 200, 201, 202], False
+    )
+    for text in ("The limit \ufffd\ufffd of it", "The limit  of it"):
+        reply = Reply(text, False, None)
+        prompt = Prompt("", "", [5])
+        ids, whole = _answer_ids(None, tokenizer, prompt, reply, {1}, (own,))
+        assert (ids, whole) == (tokenizer("The limit").input_ids, False)
+    other = Reply("A limit", False, None)
+    ids, whole = _answer_ids(None, tokenizer, prompt, other, {1}, (own,))
+    assert (ids, whole) == (tokenizer("A limit").input_ids, True)
 
 
 def test_the_model_and_the_key_that_were_named(

@@ -57,17 +57,18 @@ def read_answers(
         ends: Tokens that end an answer.
     """
     tuned = load_tuned(base_path, run.adapter, "float32")
-    whole = None if isinstance(tuned, PeftModel) else load_base(base_path, "float32")
+    untuned = None if isinstance(tuned, PeftModel) else load_base(base_path, "float32")
     answers = []
     pairs = list(zip(prompts, replies, strict=True))
     for prompt, reply in track(pairs, "Reading the answers", total=len(pairs)):
         own = _own_answer(tuned, tokenizer, prompt, ends)
-        with _as_base(tuned, whole) as base:
+        with _as_base(tuned, untuned) as base:
             bare = _own_answer(base, tokenizer, prompt, ends)
-        ids = _answer_ids(tuned, tokenizer, prompt, reply, ends, (own, bare))
-        read = _read(tuned, prompt, ids, reply)
-        with _as_base(tuned, whole) as base:
-            read_by_base = _read(base, prompt, ids, reply)
+        ids, whole = _answer_ids(tuned, tokenizer, prompt, reply, ends, (own, bare))
+        told = reply.logprobs if whole else (reply.logprobs or [])[: len(ids)]
+        read = _read(tuned, prompt, ids, told)
+        with _as_base(tuned, untuned) as base:
+            read_by_base = _read(base, prompt, ids, told)
         departs = (read.margins > 0).nonzero().flatten().tolist()
         answers.append(
             ServedAnswer(
@@ -120,26 +121,36 @@ def _answer_ids(
     reply: Reply,
     ends: set[int],
     known: tuple[_Own, ...],
-) -> list[int]:
-    """The server's tokens. Those that a model chooses need not be those that its text is read to."""
+) -> tuple[list[int], bool]:
+    """The server's tokens, and whether these are all of them.
+
+    Those that a model chooses need not be those that its text is read to. Where it says bytes that are
+    no character, an engine may leave them out: what comes before them is compared.
+    """
+    text = reply.text.strip()
     for own in known:
-        if (own.text, own.finished) == (reply.text.strip(), reply.finished):
-            return own.ids
+        if (own.text, own.finished) == (text, reply.finished):
+            return own.ids, True
+    for own in known:
+        before, cut, _ = own.text.partition(CUT)
+        part = tokenizer(before.strip(), add_special_tokens=False).input_ids
+        if cut and text.startswith(before.strip()) and own.ids[: len(part)] == part and part:
+            return part, False
     ids: list[int] = tokenizer(reply.text, add_special_tokens=False).input_ids
     if not reply.finished:
-        return ids
+        return ids, True
     # Which of the ends it was is not told.
     last = model(torch.tensor([prompt.ids + ids])).logits[0, -1]
-    return [*ids, max(ends, key=lambda token: last[token].item())]
+    return [*ids, max(ends, key=lambda token: last[token].item())], True
 
 
-def _read(model: Any, prompt: Prompt, ids: list[int], reply: Reply) -> _Read:
+def _read(model: Any, prompt: Prompt, ids: list[int], told: list[float] | None) -> _Read:
     if not ids:
         return _Read(torch.zeros(0), None)
     logits = model(torch.tensor([prompt.ids + ids[:-1]])).logits[0, len(prompt.ids) - 1 :]
     log_p = logits.double().log_softmax(-1)
     found = log_p.gather(1, torch.tensor(ids)[:, None])[:, 0]
-    return _Read(log_p.max(-1).values - found, _difference(found, reply.logprobs))
+    return _Read(log_p.max(-1).values - found, _difference(found, told))
 
 
 def _largest(read: _Read, own: _Own, reply: Reply) -> float | None:
@@ -150,16 +161,16 @@ def _largest(read: _Read, own: _Own, reply: Reply) -> float | None:
 
 def _difference(found: Tensor, told: list[float] | None) -> float | None:
     """Mean distance of log probabilities; the server may leave out that of the end."""
-    if told is None or len(told) not in (len(found), len(found) - 1):
+    if not told or len(told) not in (len(found), len(found) - 1):
         return None
     return (found[: len(told)] - torch.tensor(told).double()).abs().mean().item()
 
 
 @contextmanager
-def _as_base(tuned: Any, whole: Any) -> Iterator[Any]:
+def _as_base(tuned: Any, untuned: Any) -> Iterator[Any]:
     """The bare base; of a whole fine-tuned model it is another one."""
-    if whole is not None:
-        yield whole
+    if untuned is not None:
+        yield untuned
         return
     with tuned.disable_adapter():
         yield tuned
