@@ -8,9 +8,9 @@ checkpoint does.
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from doratune.adapter.base_weight import forbid_repacking
@@ -22,6 +22,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import ONTO, MergeFile, Onto, OntoFidelity, TaskCost, VerifyFile
 from doratune.ship.compare_logits import compare_logits
 from doratune.ship.merge import merge
+from doratune.ship.model_folder import steps_folder
 from doratune.ship.onto import quantized_in_training
 from doratune.ship.task import Task, task_cost
 from doratune.ship.verify import verify
@@ -53,16 +54,17 @@ def verify_onto(
     assert merged.onto is not None
     fidelity: dict[Onto, OntoFidelity] = {}
     sidecar = load_tuned(base_path, run.adapter, "float32")
-    for onto in ONTO:
-        console.print(f"Comparing the merge onto {onto} ...")
-        with TemporaryDirectory(prefix=f".{onto}.", dir=run.path) as folder:
-            path = run.merged if onto == merged.onto else Path(folder) / "merged"
+    with steps_folder(run.path / "onto") as steps:
+        for onto in ONTO:
+            console.print(f"Comparing the merge onto {onto} ...")
+            path = run.merged if onto == merged.onto else steps / onto
             if path != run.merged:
                 merge(base_path, run.adapter, path, merged.dtype, onto)
             figures = compare_logits(sidecar, _load(path, "float32"), prompts)
             size = sum(file.stat().st_size for file in set(tensor_files(path).values()))
             cost = None if task is None else _ask(run, recipe, base_path, path, task, onto)
             fidelity[onto] = OntoFidelity(num_bytes=size, **figures._asdict(), task=cost)
+            shutil.rmtree(steps / onto, ignore_errors=True)
     del sidecar
     gc.collect()  # PEFT's models hold themselves
     told = fidelity[merged.onto].model_dump(exclude={"num_bytes", "task"})
