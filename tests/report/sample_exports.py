@@ -18,6 +18,7 @@ from doratune.record.export import (
 )
 from doratune.record.files import digest_json
 from doratune.record.quantized import CalibrationData, LayerQuantization, Quantized
+from doratune.record.verification import FormCheck, FormsFile
 
 
 def form(name: Form, files: dict[str, int], **fields: Any) -> ExportedForm:
@@ -143,3 +144,22 @@ def export_file() -> ExportFile:
         form("bundle", {"dora_scale.safetensors": 480_000}, notes=["No engine was asked."]),
     ]
     return ExportFile(forms={one.form: one for one in forms})
+
+
+def forms_file() -> FormsFile:
+    """Two forms as their users load them."""
+    q8_0 = export_file().forms["gguf"].logits[0]
+    scaled = logits("bundle, float32", mean_kl=0.00002, thresholds={"mean_kl": 0.0001})
+    return FormsFile(
+        checks={
+            "clauses-dora-q8_0.gguf": FormCheck(
+                form="gguf", approximate=False, logits=q8_0, inputs=digest_json("gguf")
+            ),
+            "bundle": FormCheck(
+                form="bundle",
+                approximate=False,
+                logits=scaled,
+                inputs=digest_json("bundle"),
+            ),
+        }
+    )

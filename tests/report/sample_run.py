@@ -37,7 +37,7 @@ from tests.report.sample_abilities import (
     judge_file,
     latency_file,
 )
-from tests.report.sample_exports import export_file
+from tests.report.sample_exports import export_file, forms_file
 from tests.report.sample_figures import LABELS, epochs, eval_file
 
 RECIPE = """
@@ -80,6 +80,7 @@ def write_run(path: Path, *, num_steps: int = 264, num_layers: int = 30) -> RunF
     merge_file().write(run.merge)
     verify_file(num_layers).write(run.verify)
     export_file().write(run.exported)
+    forms_file().write(run.forms)
     record_file().write(run.record)
     return run
 

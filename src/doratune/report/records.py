@@ -30,6 +30,7 @@ from doratune.record.schemas import (
     TrainFile,
     VerifyFile,
 )
+from doratune.record.verification import FormsFile, ServedFile
 
 FileT = TypeVar("FileT", bound=RunFile)
 
@@ -70,6 +71,9 @@ class Records(NamedTuple):
     merge: MergeFile | None
     verify: VerifyFile | None
     exported: ExportFile | None
+    forms: FormsFile | None
+    """The exported folders, checked."""
+    served: ServedFile | None
 
     @property
     def method(self) -> str | None:
@@ -115,6 +119,8 @@ def read_records(run: RunFolder) -> Records:
         merge=_read(MergeFile, run.merge),
         verify=_read(VerifyFile, run.verify),
         exported=_read(ExportFile, run.exported),
+        forms=_read(FormsFile, run.forms),
+        served=_read(ServedFile, run.served),
     )
 
 

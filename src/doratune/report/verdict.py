@@ -66,7 +66,12 @@ def judge(records: Records) -> Verdict:
         link = "but" if state == "better" and not lost else "and"
         headline += f", {link} the merged model is not the sidecar model: do not deploy it"
     details += [_abilities(records.benchmarks), _merged(records.verify)]
-    return Verdict(state, f"{first_upper(headline)}.", bool(lost) or broken, details)
+    checks = records.forms.checks if records.forms else {}
+    wrong = [name for name, check in checks.items() if check.failures]
+    if wrong:
+        details.append(f"Exported, but not the trained model: {listed(wrong)}.")
+    alarm = bool(lost or broken or wrong)
+    return Verdict(state, f"{first_upper(headline)}.", alarm, details)
 
 
 def _compare(file: EvalFile) -> tuple[State, str]:

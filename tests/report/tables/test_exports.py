@@ -4,9 +4,11 @@ from doratune.record.export import ExportFile
 from doratune.record.files import digest_json
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile
+from doratune.record.verification import FormsFile, ServedFile
 from doratune.report import render
 from doratune.report.records import read_records
 from doratune.report.tables.exports import Exports, exports
+from doratune.report.verdict import judge
 from tests.report.html import prose
 from tests.report.sample_exports import export_file, form, int4, logits
 
@@ -52,6 +54,51 @@ def test_logits_beside_what_is_allowed(run: RunFolder) -> None:
     assert (figures["mean_kl"], figures["max_kl"]) == (("0.0053", "≤ 0.012"), ("0.041", ""))
     assert figures["top1_agreement"] == (f"98.80{SPACE}%", f"≥ 91.20{SPACE}%")
     assert (gguf.passed, gguf.perplexity) == (True, ("24.46", "24.29"))
+
+
+def test_forms_as_their_users_load_them(run: RunFolder) -> None:
+    gguf, bundle = found(run).loaded
+    assert (gguf.form, gguf.what, gguf.passed) == (
+        "clauses-dora-q8_0.gguf",
+        "llama.cpp, q8_0",
+        True,
+    )
+    assert gguf.key == "forms.json: checks.clauses-dora-q8_0.gguf.logits"
+    assert (bundle.form, bundle.passed) == ("bundle", True)
+    assert "✗ crossed" not in render(run)
+    file = FormsFile.read(run.forms)
+    wrong = file.checks["bundle"]
+    assert wrong.logits is not None
+    wrong.logits.mean_kl = 0.5
+    wrong.failures.append("bundle: mean KL is 0.5 nats; 0.0001 are allowed.")
+    file.write(run.forms)
+    page = render(run)
+    assert "<li>bundle: mean KL is 0.5 nats; 0.0001 are allowed.</li>" in page
+    assert page.count("✗ crossed") == 1
+    verdict = judge(read_records(run))
+    assert verdict.alarm
+    assert verdict.details[-1] == "Exported, but not the trained model: bundle."
+    run.forms.unlink()
+    assert (found(run).loaded, found(run).failures) == ([], [])
+    assert "Loaded from their folders" not in render(run)
+
+
+def test_what_a_server_answers(run: RunFolder) -> None:
+    assert "<h3>Served</h3>" not in render(run)
+    served = ServedFile(
+        url="localhost:8000",
+        model="clauses",
+        api="completions",
+        dtype="bfloat16",
+        answers=[],
+        thresholds={},
+        verdict="same",
+        sentence="The server answers as the trained model does.",
+    )
+    served.write(run.served)
+    page = render(run)
+    assert "<p>The server answers as the trained model does.</p>" in page
+    assert "served.json: verdict of 0 answers of clauses at localhost:8000" in page
 
 
 def test_a_crossed_threshold_is_said(run: RunFolder) -> None:

@@ -41,6 +41,8 @@ class LogitRow(NamedTuple):
 
     form: str
     what: str
+    key: str
+    """Where its figures are."""
     against: Cell
     figures: list[tuple[str, Cell]]
     """Key, figure and threshold, in the order of `LOGIT_COLUMNS`."""
@@ -100,6 +102,10 @@ class Exports(NamedTuple):
 
     forms: list[FormRow]
     logits: list[LogitRow]
+    """Measured when a form was written."""
+    loaded: list[LogitRow]
+    """Measured on the folders, as their users load them."""
+    failures: list[str]
     tokens: list[TokenRow]
     quantized: list[QuantizedRow]
     ranks: list[RankRow]
@@ -121,12 +127,23 @@ LOGIT_COLUMNS = [title for title, _, _ in _SHOWN]
 def exports(records: Records) -> Exports | None:
     """Everything that ``export.json`` tells; None where nothing was exported."""
     forms = list(records.exported.forms.values()) if records.exported else []
+    checks = records.forms.checks if records.forms else {}
     if not forms:
         return None
     approximations = [one.approximation for one in forms if one.approximation]
     return Exports(
         forms=[_form_row(form, _trained_adapter(records)) for form in forms],
-        logits=[_logit_row(form, check) for form in forms for check in form.logits],
+        logits=[
+            _logit_row(form.form, f"export.json: forms.{form.form}.logits", check)
+            for form in forms
+            for check in form.logits
+        ],
+        loaded=[
+            _logit_row(name, f"forms.json: checks.{name}.logits", check.logits)
+            for name, check in checks.items()
+            if check.logits
+        ],
+        failures=[failure for check in checks.values() for failure in check.failures],
         tokens=[_token_row(form, check) for form in forms for check in form.tokens],
         quantized=[_quantized_row(one) for form in forms for one in form.quantized],
         ranks=[row for one in approximations for row in _rank_rows(one)],
@@ -151,7 +168,7 @@ def _form_row(form: ExportedForm, trained: str | None) -> FormRow:
     )
 
 
-def _logit_row(form: ExportedForm, check: LogitCheck) -> LogitRow:
+def _logit_row(form: str, key_of_all: str, check: LogitCheck) -> LogitRow:
     figures, kept = [], []
     for _, key, written in _SHOWN:
         value, allowed = getattr(check, key), check.thresholds.get(key)
@@ -162,8 +179,9 @@ def _logit_row(form: ExportedForm, check: LogitCheck) -> LogitRow:
             kept.append(value >= allowed if at_least else value <= allowed)
         figures.append((key, (written(value), bound)))
     return LogitRow(
-        form.form,
+        form,
         check.what,
+        key_of_all,
         (check.against, f"{count(check.num_tokens)} positions"),
         figures,
         _perplexities(check),
