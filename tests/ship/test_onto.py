@@ -139,6 +139,7 @@ def test_verification_tells_all_three_and_judges_one(base: Path, run: RunFolder)
         assert MergeFile.read(run.merge).onto == onto
         assert verify_merged(run, settings, Task(questions, ask))
         assert not verify_merged(run, settings, Task(questions, ask))
+        assert not verify_merged(run, settings)  # which keeps the answers
         file = VerifyFile.read(run.verify)
         assert (file.passed, file.onto) == (True, onto)
         assert bool(file.thresholds) == bool(file.layers) == (onto == "dequantized")

@@ -86,17 +86,21 @@ def verify_merged(run: RunFolder, recipe: Recipe, task: Task | None = None) -> b
         "verify": recipe.verify.model_dump(),
         "template": recipe.data.template,
         "thresholds": thresholds(merge_file.dtype),
-        **({"asked": task is not None} if merge_file.onto else {}),
     }
+    inputs = {
+        "base": fingerprint(base_path),
+        "adapter": digest_path(run.adapter),
+        "merged": digest_path(run.merged),
+        "test": digest_path(run.examples("test")),
+        "settings": digest_json(settings),
+    }
+    if merge_file.onto:
+        asked = {**inputs, "asked": "yes"}
+        if task is not None or run.is_current("verify", asked):
+            inputs = asked  # answers that were given are not thrown away
     return run.run_stage(
         "verify",
-        inputs={
-            "base": fingerprint(base_path),
-            "adapter": digest_path(run.adapter),
-            "merged": digest_path(run.merged),
-            "test": digest_path(run.examples("test")),
-            "settings": digest_json(settings),
-        },
+        inputs,
         outputs=[run.verify],
         work=lambda: _verify(run, recipe, base_path, merge_file, task),
     )
