@@ -113,9 +113,11 @@ class Watch:
                         f"Layer {name} gives {tuple(y_other.shape)} in the other model and "
                         f"{tuple(y.shape)} in the reference. They are not of the same architecture."
                     )
-                expected = y.double()
-                error += (y_other.to(y.device).double() - expected).square().sum().item()
-                size += expected.square().sum().item()
+                # Not in float64: the logits of a large vocabulary are among these.
+                expected = y.to(torch.promote_types(y.dtype, torch.float32))
+                difference = y_other.to(expected) - expected
+                error += difference.square().sum(dtype=torch.float64).item()
+                size += expected.square().sum(dtype=torch.float64).item()
                 roundoff = max(roundoff, *(ROUNDOFF.get(t.dtype, 0.0) for t in (y, y_other)))
             self._found[name] = (error, size, roundoff)
             self.roundoff = max(self.roundoff, roundoff)
