@@ -178,3 +178,12 @@ def test_a_task_without_a_paired_difference_was_not_measured(run: RunFolder) -> 
     verdict = verdict_of(run, eval_file(differences={}))
     assert verdict.headline == "Whether tuned is better than base on test was not measured."
     assert verdict.details[0] == "Accuracy was not measured."
+
+
+def test_an_interval_without_a_width_is_not_shown_as_one(run: RunFolder) -> None:
+    one = benchmark()
+    none = one.difference.model_copy(update={"value": 0.0, "low": 0.0, "high": 0.0})
+    benchmarks_file(one.model_copy(update={"difference": none})).write(run.benchmarks)
+    details = " ".join(judge(read_records(run)).details)
+    assert "0.0 points (right and wrong on the same questions, so without an interval" in details
+    assert "0.0 to 0.0" not in details

@@ -167,7 +167,7 @@ def _abilities(file: BenchmarksFile | None) -> str:
         return "What became of other abilities was not measured."
     sentences = [
         f"{one.benchmark}: {percent(one.tuned.value)} against {percent(one.base.value)}, "
-        f"{points(one.difference.value)} points (95 % interval {points_range(one.difference)}, "
+        f"{points(one.difference.value)} points ({_interval(one)}, "
         f"{equals('n', one.num_questions)}; a change of {plain(100 * one.smallest_detectable, 1)} "
         "points would show)."
         for one in file.benchmarks
@@ -179,6 +179,13 @@ def _abilities(file: BenchmarksFile | None) -> str:
             f"(95 % interval {figure_range(ratio)})."
         )
     return " ".join(sentences)
+
+
+def _interval(one: BenchmarkFigures) -> str:
+    """The interval of its difference, which has no width where no answer changed."""
+    if one.difference.low == one.difference.high == 0:
+        return "right and wrong on the same questions, so without an interval"
+    return f"95 % interval {points_range(one.difference)}"
 
 
 def _merged(verify: VerifyFile | None) -> str:
