@@ -26,8 +26,8 @@ from doratune.adapter.origin import file_digests
 from doratune.base import fingerprint
 from doratune.base.tensors import tensor_files
 from doratune.record.schemas import ORIGIN, AdapterOrigin
-from doratune.ship.checkpoint import read_tensor
-from doratune.ship.merge import merge
+from doratune.ship.merging.checkpoint import read_tensor
+from doratune.ship.merging.merge import merge
 
 SECONDS = 90
 COPY = "plain copy"

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
         enable_fast_dora,
         load_adapter,
     )
-    from doratune.ship.compare_models import ModelComparison, assert_same_model, compare_models
+    from doratune.ship.verification.compare_models import (
+        ModelComparison,
+        assert_same_model,
+        compare_models,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +36,6 @@ _COMPARING = ("ModelComparison", "assert_same_model", "compare_models")
 def __getattr__(name: str) -> Any:
     # `import doratune` stays light: torch and PEFT are imported at the first use of a name.
     if name in __all__:
-        home = "ship.compare_models" if name in _COMPARING else "adapter"
+        home = "ship.verification.compare_models" if name in _COMPARING else "adapter"
         return getattr(import_module(f"doratune.{home}"), name)
     raise AttributeError(f"module 'doratune' has no attribute {name!r}")

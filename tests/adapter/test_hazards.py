@@ -154,7 +154,7 @@ def test_a_fresh_adapter_is_not_the_base_in_bf16(tmp_path: Path) -> None:
 
 def test_merging_into_4_bits_rounds_the_adapter_away(tmp_path: Path, tiny_base: Path) -> None:
     """Hazard 6: PEFT merges and quantises again, with a warning; here nothing is done unasked."""
-    from doratune.ship.merge import merge
+    from doratune.ship.merging.merge import merge
 
     pytest.importorskip("bitsandbytes")
     config = LoraConfig(use_dora=True, r=4, lora_alpha=8, target_modules=["layer"])

@@ -15,7 +15,7 @@ from doratune.record.schemas import VerifyFile
 from doratune.record.verification import FormCheck, FormsFile, ServedAnswer, ServedFile
 from doratune.ship.export.in_llama import VARIABLE
 from tests.cli.conftest import Place
-from tests.ship.served_server import serving
+from tests.ship.verification.served_server import serving
 
 
 @pytest.fixture

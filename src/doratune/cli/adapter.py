@@ -135,7 +135,12 @@ def merge(
 ) -> None:
     """Merge adapters into one model: each changes the base by its weight times what it changes alone."""
     from doratune.base import resolve_base
-    from doratune.ship.several import merge_in_turn, merge_weighted, merged_dtype, parse_weighted
+    from doratune.ship.merging.several import (
+        merge_in_turn,
+        merge_weighted,
+        merged_dtype,
+        parse_weighted,
+    )
 
     base_path = resolve_base(base)
     parsed = [parse_weighted(text, in_turn) for text in adapters]

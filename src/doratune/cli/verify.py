@@ -59,13 +59,13 @@ def verify(
     loaded, run = read_target(recipe, runs)
     with opened(loaded, run):
         if served is not None:
-            ask: Any = load_door("doratune.ship.served:verify_served")
+            ask: Any = load_door("doratune.ship.verification.served:verify_served")
             try:
                 ask(run, loaded, served, served_model, served_dtype, served_key)
             finally:
                 print_served(run, Console())
             return
-        forms: Any = load_door("doratune.ship.verify_forms:verify_forms")
+        forms: Any = load_door("doratune.ship.verification.forms:verify_forms")
         try:
             if run.merged.exists() or not any(run.export.glob("*")):
                 _verify_merged(run, loaded, accuracy)

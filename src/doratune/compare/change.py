@@ -30,9 +30,9 @@ from doratune.recipe import load_recipe
 from doratune.record.comparison import Arm, ChangeCorrelation, MatrixChange
 from doratune.record.evaluation import Interval
 from doratune.record.run_folder import RunFolder
-from doratune.ship.checkpoint import Plan, plan_merge, read_tensor
-from doratune.ship.weight import merged_weight
-from doratune.ship.write import check_fit
+from doratune.ship.merging.checkpoint import Plan, plan_merge, read_tensor
+from doratune.ship.merging.weight import merged_weight
+from doratune.ship.merging.write import check_fit
 from doratune.train.build import lora_config
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from doratune.recipe.schema import Recipe
 from doratune.record.files import digest_json, digest_path
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import MergeFile
-from doratune.ship.checkpoint import stored_dtype
-from doratune.ship.compare_logits import edge_cases
-from doratune.ship.merge import merge
-from doratune.ship.onto import check_onto
-from doratune.ship.onto_verify import verify_onto
+from doratune.ship.merging.checkpoint import stored_dtype
+from doratune.ship.merging.merge import merge
+from doratune.ship.merging.onto import check_onto
 from doratune.ship.task import Task
-from doratune.ship.verify import thresholds, verify
+from doratune.ship.verification.compare_logits import edge_cases
+from doratune.ship.verification.onto import verify_onto
+from doratune.ship.verification.verify import thresholds, verify
 
 
 def merge_adapter(run: RunFolder, recipe: Recipe) -> bool:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from doratune.errors import AdapterError
-from doratune.ship.checkpoint import plan_merge, read_tensor
 from doratune.ship.export import lora_svd
 from doratune.ship.export.lora_svd import leading_svd, write_lora
-from doratune.ship.weight import merged_weight
+from doratune.ship.merging.checkpoint import plan_merge, read_tensor
+from doratune.ship.merging.weight import merged_weight
 from tests.ship.adapters import save_adapter
 from tests.ship.export.runs import sealed_adapter
 from tests.tiny import save_tiny

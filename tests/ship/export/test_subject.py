@@ -17,7 +17,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import Onto
 from doratune.ship import merge_adapter, verify_merged
 from doratune.ship.export import export_forms
-from doratune.ship.onto import plan_onto
+from doratune.ship.merging.onto import plan_onto
 from tests.adapter.models import tokens
 from tests.ship.export.runs import recipe_for, seal, trained_run
 from tests.ship.quantized import save_quantized_adapter, wide_base

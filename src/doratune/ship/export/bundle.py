@@ -21,9 +21,9 @@ from doratune.record.files import digest_file, write_text
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.peft import copy_adapter, renew_origin
 from doratune.ship.export.subject import Subject, Written, base_name, serving_quantize
-from doratune.ship.onto import plan_onto
-from doratune.ship.weight import mag_norm_scale
-from doratune.ship.write import check_fit
+from doratune.ship.merging.onto import plan_onto
+from doratune.ship.merging.weight import mag_norm_scale
+from doratune.ship.merging.write import check_fit
 
 SCALES = "dora_scale.safetensors"
 SUFFIX = "mag_norm_scale"

@@ -18,9 +18,9 @@ from doratune.base import load_tokenizer, tensor_files
 from doratune.errors import ModelError, StorageError
 from doratune.progress import track
 from doratune.recipe.export import GgufType
-from doratune.ship.checkpoint import read_tensor
 from doratune.ship.export.gguf_model import add_settings, extra_tensors, gguf_model
 from doratune.ship.export.gguf_tokenizer import add_tokenizer
+from doratune.ship.merging.checkpoint import read_tensor
 
 _F32, _F16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16
 _KINDS: dict[GgufType, tuple[GGMLQuantizationType, LlamaFileType]] = {

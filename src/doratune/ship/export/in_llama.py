@@ -26,7 +26,7 @@ from doratune.data.questions import Questions
 from doratune.errors import DependencyError, VerificationError
 from doratune.recipe.export import GgufType
 from doratune.record.export import LogitCheck, TokenCheck
-from doratune.ship.compare_logits import compare_logits
+from doratune.ship.verification.compare_logits import compare_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

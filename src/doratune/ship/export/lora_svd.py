@@ -20,9 +20,9 @@ from doratune.adapter.files import PREFIX
 from doratune.errors import AdapterError
 from doratune.progress import track
 from doratune.record.export import Approximation, LayerApproximation, RankError
-from doratune.ship.checkpoint import Plan
-from doratune.ship.weight import merged_weight
-from doratune.ship.write import check_fit
+from doratune.ship.merging.checkpoint import Plan
+from doratune.ship.merging.weight import merged_weight
+from doratune.ship.merging.write import check_fit
 
 _FULL_SVD = 1024
 """Largest smaller side of a matrix that is decomposed whole; beyond it a randomised method finds the

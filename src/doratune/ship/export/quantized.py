@@ -17,7 +17,6 @@ from doratune.record.export import LogitCheck, TaskCost
 from doratune.record.files import write_text
 from doratune.record.quantized import Quantized, QuantizedType
 from doratune.record.schemas import ORIGIN
-from doratune.ship.compare_logits import compare_logits
 from doratune.ship.export.merged import verified
 from doratune.ship.export.model_card import model_card
 from doratune.ship.export.quantized_check import compare_quantized
@@ -25,6 +24,7 @@ from doratune.ship.export.quantized_make import make_quantized, require
 from doratune.ship.export.subject import Subject, Written, copy_license
 from doratune.ship.stage import golden_inputs
 from doratune.ship.task import ask_form, task_sentence
+from doratune.ship.verification.compare_logits import compare_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

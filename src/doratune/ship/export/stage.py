@@ -26,7 +26,7 @@ from doratune.ship.export.merged import write_merged
 from doratune.ship.export.peft import write_peft
 from doratune.ship.export.quantized import write_quantized
 from doratune.ship.export.subject import Subject, Written, chosen_onto, is_approximate
-from doratune.ship.onto import check_onto
+from doratune.ship.merging.onto import check_onto
 from doratune.ship.task import Task
 
 _WRITERS: dict[Form, Callable[[Subject, Path], Written]] = {

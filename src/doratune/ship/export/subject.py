@@ -13,7 +13,7 @@ from doratune.record.export import Approximation, Form, LogitCheck, TaskCost, To
 from doratune.record.quantized import Quantized
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import MergeFile, Onto
-from doratune.ship.onto import Quantize, bits, quantized_in_training
+from doratune.ship.merging.onto import Quantize, bits, quantized_in_training
 from doratune.ship.task import Task
 
 _LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")

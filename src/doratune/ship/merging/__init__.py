@@ -1,0 +1,1 @@
+"""Base and adapter become one checkpoint."""

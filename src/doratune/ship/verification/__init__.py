@@ -1,0 +1,1 @@
+"""Whether a form of a model is still the trained model."""
