@@ -36,8 +36,15 @@ COMMANDS = {
     "compare": {"--engine", "--runs"},
     "benchmarks": {"--runs"},
     "completions": {"--runs"},
-    "merge": {"--runs"},
-    "verify": {"--served", "--served_model", "--served_dtype", "--served_key", "--runs"},
+    "merge": {"--onto", "--runs"},
+    "verify": {
+        "--accuracy",
+        "--served",
+        "--served_model",
+        "--served_dtype",
+        "--served_key",
+        "--runs",
+    },
     "export": {"--to", "--accuracy", "--runs"},
     "latency": {"--runs"},
     "report": {"--runs"},
@@ -51,9 +58,10 @@ COMMANDS = {
     "adapter attach": {"--base", "--force", "--store"},
     "adapter detach": {"--store"},
     "adapter rollback": {"--store"},
+    "adapter merge": {"--base", "--into", "--in_turn", "--dtype"},  # BASE is an argument here
     "adapter convert": {"--alpha", "--base"},
 }
-ARGUMENTS = {"recipe", "name", "adapter", "source", "target"}
+ARGUMENTS = {"recipe", "name", "adapter", "adapters", "source", "target"}
 
 
 def test_the_surface() -> None:

@@ -31,7 +31,7 @@ FORMS = ["peft", "bundle", "merged", "lora"]
 
 @pytest.fixture(autouse=True)
 def no_llama(monkeypatch: pytest.MonkeyPatch) -> None:
-    for user in ("export.gguf", "export.stage", "verify_forms"):
+    for user in ("export.gguf", "export.stage", "verification.forms"):
         monkeypatch.setattr(f"doratune.ship.{user}.interpreter", lambda: None)
 
 
