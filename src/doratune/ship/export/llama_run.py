@@ -9,6 +9,7 @@ and its package is compiled where it is installed, often in an environment of it
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -81,9 +82,11 @@ def load(file: str, length: int) -> Any:
 
     low.llama_model_default_params = without_extra_buffers
     size = -(-max(length, 64) // 64) * 64
+    # Its threads wait for each other by spinning: as many as PyTorch is told to take.
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     return library.Llama(
         file, n_ctx=size, n_batch=size, n_ubatch=size, logits_all=True, verbose=False,
-        type_k=F32, type_v=F32, n_threads=2,
+        type_k=F32, type_v=F32, n_threads=threads,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""One file of a merged checkpoint, written while the next numbers are computed."""
+"""One file of a merged checkpoint, written by several threads, each at its own places."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -58,17 +59,16 @@ class TensorRows:
 class CheckpointFile:
     """A safetensors file that is written tensor by tensor, and is on the disk when closed.
 
-    One block is written in the background while the caller forms the next.
+    Several threads may write to it at once, each a tensor of its own.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.layout = layout
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        self._writer = ThreadPoolExecutor(1, "writer")
         self._syncer = ThreadPoolExecutor(1, "syncer")
-        self._writing: Future[None] | None = None
         self._syncing: Future[None] | None = None
         self._unsynced = 0
+        self._counting = Lock()
 
     def __enter__(self) -> Self:
         write_bytes(self.descriptor, 0, self.layout.header)
@@ -82,12 +82,10 @@ class CheckpointFile:
     ) -> None:
         try:
             if error is None:
-                self._wait()
                 if self._syncing is not None:
                     self._syncing.result()  # the kernel tells of a failed write only once
                 os.fsync(self.descriptor)
         finally:
-            self._writer.shutdown()
             self._syncer.shutdown()
             os.close(self.descriptor)
 
@@ -96,29 +94,22 @@ class CheckpointFile:
         start = self.layout.tensors[name].start
 
         def write(first: int, block: Tensor) -> None:
-            place = start + first * block.itemsize
-            self._wait()
-            self._writing = self._writer.submit(write_from, self.descriptor, place, block)
+            write_from(self.descriptor, start + first * block.itemsize, block)
             self._count(block.nbytes)
 
         return write
 
     def copy(self, name: str, source: int, stored: Stored) -> None:
         """Copies a tensor's bytes from another file as they are."""
-        self._wait()
         target = self.layout.tensors[name].start
         copy_bytes(source, stored.start, self.descriptor, target, stored.num_bytes)
         self._count(stored.num_bytes)
 
-    def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
-
     def _count(self, num_bytes: int) -> None:
-        self._unsynced += num_bytes
-        if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
-            if self._syncing is not None:
-                self._syncing.result()
-            self._syncing = self._syncer.submit(os.fdatasync, self.descriptor)
-            self._unsynced = 0
+        with self._counting:
+            self._unsynced += num_bytes
+            if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+                if self._syncing is not None:
+                    self._syncing.result()
+                self._syncing = self._syncer.submit(os.fdatasync, self.descriptor)
+                self._unsynced = 0

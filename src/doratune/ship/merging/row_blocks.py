@@ -22,7 +22,7 @@ BLOCK_ELEMENTS = 1 << 18
 """1 MB in float32."""
 
 _PIECE_BLOCKS = 8
-"""Blocks that are handed on together: every call of the system and every change of thread costs."""
+"""Blocks that are handed on together: every call of the system costs."""
 
 
 class Rows(Protocol):
@@ -33,7 +33,7 @@ class Rows(Protocol):
 
 
 Write = Callable[[int, Tensor], None]
-"""Takes the first element's number and a block, which may change again once the next call is back."""
+"""Takes the first element's number and a block, which may change again once the call is back."""
 
 
 class Part(NamedTuple):
@@ -115,9 +115,7 @@ class _Matrix:
         self.base = torch.empty(block, self.width)
         self.total = torch.empty(block, self.width)
         self.adapted = torch.empty(block, self.width) if self._is_sum() else self.total
-        # Two, for one is being written while the next is formed.
-        piece = min(self.height, block * _PIECE_BLOCKS)
-        self.out = [torch.empty(piece, self.width, dtype=dtype) for _ in range(2)]
+        self.out = torch.empty(min(self.height, block * _PIECE_BLOCKS), self.width, dtype=dtype)
         self.may_overflow = self._is_sum() or not _is_bounded(self.parts[0], dtype)
 
     def _is_sum(self) -> bool:
@@ -141,8 +139,7 @@ class _Matrix:
 
     def write_piece(self, piece: _Span, scales: Sequence[Tensor | None]) -> None:
         """Forms one piece; ``scales`` are those of columns, rows find their own."""
-        self.out.reverse()
-        out = self.out[0][: piece.stop - piece.start]
+        out = self.out[: piece.stop - piece.start]
         for block in self.blocks(piece):
             rows = out[block.start - piece.start : block.stop - piece.start]
             self._form(block, scales, rows)

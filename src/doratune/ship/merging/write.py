@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 
 import torch
 
 from doratune.adapter import LayerDelta
 from doratune.base.tensors import INDEX, WEIGHTS
 from doratune.errors import AdapterError, ModelError, StorageError
-from doratune.progress import track
+from doratune.progress import progress_bar
 from doratune.ship.merging.checkpoint import Plan
 from doratune.ship.merging.checkpoint_file import CheckpointFile, StoredRows, TensorRows
 from doratune.ship.merging.row_blocks import Part, cast_rows, merge_rows
@@ -61,37 +62,77 @@ def write_weights(
 ) -> None:
     """Writes all files and the index.
 
-    In memory is a block of rows and the adapters; also one tensor where ``plan.base_weight`` makes it.
+    In memory are the adapters and a block of rows for each thread; also one tensor where
+    ``plan.base_weight`` makes it.
 
     Raises:
         ModelError: A weight is too large for ``dtype``.
         StorageError: A file cannot be written.
     """
-    names = [(file, name) for file, layout in layouts.items() for name in layout.tensors]
-    bar = track(names, "Merging", total=len(names))
-    for file, group in groupby(bar, key=itemgetter(0)):
-        held = read_header(file)
-        try:
-            with (
-                file.open("rb") as base,
-                CheckpointFile(folder / file.name, layouts[file]) as out,
-            ):
-                for _, name in group:
-                    stored = held[plan.base_name(name)]
-                    _write_tensor(name, plan, parts, stored, base.fileno(), out, dtype)
-        except OSError as error:
-            if isinstance(error, StorageError):
-                raise
-            raise StorageError(
-                f"{file.name} of the merged model could not be written to {folder.parent}: "
-                f"{error}. Nothing was left behind."
-            ) from error
+    total = sum(len(layout.tensors) for layout in layouts.values())
+    with progress_bar() as bar, _workers() as pool:
+        task = bar.add_task("Merging", total=total, note="")
+        for file, layout in layouts.items():
+            try:
+                _write_file(
+                    plan, parts, file, layout, folder, dtype, pool, lambda: bar.advance(task)
+                )
+            except OSError as error:
+                if isinstance(error, StorageError):
+                    raise
+                raise StorageError(
+                    f"{file.name} of the merged model could not be written to {folder.parent}: "
+                    f"{error}. Nothing was left behind."
+                ) from error
     if [file.name for file in layouts] != [WEIGHTS]:
         index = {
             "metadata": {"total_size": sum(layout.num_bytes for layout in layouts.values())},
             "weight_map": {name: file.name for name, file in sorted(plan.files.items())},
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as PyTorch takes, none of which divides its work: a block is too small for it."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, "merging") as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(count)
+
+
+def _write_file(
+    plan: Plan,
+    parts: Parts,
+    file: Path,
+    layout: Layout,
+    folder: Path,
+    dtype: torch.dtype,
+    pool: ThreadPoolExecutor,
+    advance: Callable[[], None],
+) -> None:
+    held = read_header(file)
+    making = Lock()
+    with file.open("rb") as base, CheckpointFile(folder / file.name, layout) as out:
+
+        def write(name: str) -> None:
+            # Weights that are made lie in memory whole: one at a time.
+            with making if plan.base_weight is not None else nullcontext(), torch.no_grad():
+                stored = held[plan.base_name(name)]
+                _write_tensor(name, plan, parts, stored, base.fileno(), out, dtype)
+
+        jobs = [pool.submit(write, name) for name in layout.tensors]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                advance()
+        finally:
+            for job in jobs:
+                job.cancel()
+            wait(jobs)
 
 
 def _write_tensor(
