@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from doratune.cli.options import Runs, Target, opened, read_target
-from doratune.cli.stages import RUNS, load_door, run_stage
+from doratune.cli.stages import RUNS, load_door, run_stage, say_done
 from doratune.errors import JobsFailedError
-from doratune.progress import console
 from doratune.recipe import Recipe
 from doratune.record.comparison import ARMS, ArmFigures, CompareFile, PairFigures
 from doratune.record.evaluation import METRICS
@@ -39,7 +38,7 @@ def compare(
         except JobsFailedError:
             _tell(run, loaded)
             raise
-        console.print(f"[bold]compare[/] {'done' if done else 'is up to date; nothing to do'}")
+        say_done("compare", done)
         _tell(run, loaded)
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from doratune.cli.options import Runs, Target, opened, read_target
-from doratune.cli.stages import RUNS, load_door
+from doratune.cli.stages import RUNS, load_door, say_done
 from doratune.errors import ConfigError
-from doratune.progress import console
 from doratune.recipe import Recipe
 from doratune.record.export import FORMS, Form
 from doratune.record.run_folder import RunFolder
@@ -39,8 +38,7 @@ def export(
     with opened(loaded, run):
         export_forms: Any = load_door("doratune.ship.export:export_forms")
         task = questions_to_ask(run, loaded) if accuracy else None
-        done = export_forms(run, loaded, forms, task)
-        console.print(f"[bold]export[/] {'done' if done else 'is up to date; nothing to do'}")
+        say_done("export", export_forms(run, loaded, forms, task))
 
 
 def _parse(to: str) -> list[Form]:

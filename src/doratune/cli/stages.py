@@ -46,8 +46,13 @@ def run_stage(stage: str, run: RunFolder, recipe: Recipe) -> bool:
             f"Run `doratune {maker}` first, or `doratune run` for all stages."
         )
     done = load_door(door)(run, recipe)
-    console.print(f"[bold]{stage}[/] {'done' if done else 'is up to date; nothing to do'}")
+    say_done(stage, done)
     return done
+
+
+def say_done(stage: str, done: bool) -> None:
+    """Says whether a stage did anything."""
+    console.print(f"[bold]{stage}[/] {'done' if done else 'is up to date; nothing to do'}")
 
 
 def load_door(door: str) -> Callable[[RunFolder, Recipe], bool]:

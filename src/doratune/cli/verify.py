@@ -14,7 +14,7 @@ from rich.table import Table
 from doratune.cli.export import questions_to_ask
 from doratune.cli.onto import print_fidelity
 from doratune.cli.options import Runs, Target, opened, read_target
-from doratune.cli.stages import RUNS, load_door, run_stage
+from doratune.cli.stages import RUNS, load_door, run_stage, say_done
 from doratune.errors import ConfigError
 from doratune.progress import console, visible
 from doratune.recipe import Recipe
@@ -84,8 +84,7 @@ def _verify_merged(run: RunFolder, recipe: Recipe, accuracy: bool) -> None:
         run_stage("verify", run, recipe)
         return
     door: Any = load_door("doratune.ship:verify_merged")
-    done = door(run, recipe, questions_to_ask(run, recipe))
-    console.print(f"[bold]verify[/] {'done' if done else 'is up to date; nothing to do'}")
+    say_done("verify", door(run, recipe, questions_to_ask(run, recipe)))
 
 
 def print_forms(run: RunFolder, to: Console) -> None:

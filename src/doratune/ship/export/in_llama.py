@@ -26,7 +26,7 @@ from doratune.data.questions import Questions
 from doratune.errors import DependencyError, VerificationError
 from doratune.recipe.export import GgufType
 from doratune.record.export import LogitCheck, TokenCheck
-from doratune.ship.verification.compare_logits import compare_logits
+from doratune.ship.verification.compare_logits import compare_logits, logit_limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,8 +216,7 @@ def reference_of(model: PreTrainedModel, prompts: Sequence[list[int]]) -> Refere
 
 def thresholds(kind: GgufType) -> dict[str, float]:
     """Limits on a GGUF file against its checkpoint, as in `ship.verify.thresholds`."""
-    u = _ROUNDOFF[kind]
-    return {"mean_kl": 200 * u**2 + 1e-8, "top1_agreement": 0.99 - 10 * u}
+    return logit_limits(_ROUNDOFF[kind])
 
 
 class _Replay:

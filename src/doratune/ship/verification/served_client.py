@@ -85,10 +85,9 @@ class Server:
             try:
                 return _reply(self._call("POST", api, {**body, **asked}), f"{self.url}/{api}")
             except ConfigError:
-                self._logprobs = False  # some servers refuse what they do not know; without it they
-        return _reply(
-            self._call("POST", api, body), f"{self.url}/{api}"
-        )  # refuse for another reason
+                # Some servers refuse what they do not know; if not for that, they refuse again.
+                self._logprobs = False
+        return _reply(self._call("POST", api, body), f"{self.url}/{api}")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         url = f"{self.url}/{path}"
