@@ -94,11 +94,15 @@ def write_weights(
 
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as PyTorch takes, none of which divides its work: a block is too small for it."""
+    """As many threads as PyTorch takes, none of which divides its work: a block is too small for it.
+
+    The BLAS has a count of threads for each thread that calls it, so each sets its own.
+    """
     count = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(count, "merging") as pool:
+        with ThreadPoolExecutor(
+            count, "merging", initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             yield pool
     finally:
         torch.set_num_threads(count)
