@@ -17,6 +17,7 @@ from doratune.ship.export.bundle import write_bundle
 from tests.adapter.models import tokens
 from tests.ship.adapters import edit_tensors
 from tests.ship.export.runs import recipe_for, seal, sealed_adapter, subject_of, trained_run
+from tests.ship.kinds import KINDS, merged_by_peft, save_kind
 from tests.tiny import save_tiny
 
 PREFIX = "base_model.model."
@@ -87,6 +88,36 @@ def test_scales_are_float32_per_output_feature_and_name_their_base(
         ]
         assert scale.dtype == torch.float32
         assert scale.shape == magnitude.shape
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scale_and_adapter_file_give_the_merged_weight(tmp_path: Path, name: str) -> None:
+    """``g (W + s B A)`` from the bundle's files is PEFT's merged weight, for every kind of layer."""
+    kind = KINDS[name]
+    base, adapter = save_kind(kind, tmp_path)
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    write_bundle(subject_of(trained_run(tmp_path / "run", adapter), recipe_for(base)), folder)
+    factors = load_file(folder / "adapter_model.safetensors")
+    key = f"{PREFIX}{kind.layer}"
+    A, B = (
+        next(
+            factors[k]
+            for k in (f"{key}.lora_{x}.weight", f"{key}.lora_embedding_{x}")
+            if k in factors
+        )
+        for x in "AB"
+    )
+    g = load_file(folder / "dora_scale.safetensors")[f"{key}.mag_norm_scale"].double()
+    with torch.no_grad():
+        W = kind.load(base).get_submodule(kind.layer).weight.double()
+    change = 3.0 * B.flatten(1).double() @ A.flatten(1).double()
+    if "Embedding" in name or name == "Conv1D":
+        found = g * (W + change.T)
+    else:
+        found = (g[:, None] * (W.flatten(1) + change)).reshape(W.shape)
+    torch.testing.assert_close(found, merged_by_peft(kind, base, adapter), rtol=0, atol=1e-6)
+    assert (g - 1).abs().max() > 0.1
 
 
 def test_pruned_rows_have_scale_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,17 @@ import pytest
 import torch
 from peft import LoraConfig, convert_to_lora, get_peft_model
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from doratune.errors import AdapterError
 from doratune.ship.export import lora_svd
 from doratune.ship.export.lora_svd import leading_svd, write_lora
+from doratune.ship.export.peft import change_config
 from doratune.ship.merging.checkpoint import plan_merge, read_tensor
 from doratune.ship.merging.weight import merged_weight
-from tests.ship.adapters import save_adapter
+from tests.adapter.models import gpt2
 from tests.ship.export.runs import sealed_adapter
-from tests.tiny import save_tiny
+from tests.ship.kinds import KINDS, merged_by_peft, save_kind
 
 LAYER = "model.layers.0.mlp.up_proj"
 PREFIX = "base_model.model."
@@ -130,24 +131,45 @@ def test_large_matrices_by_the_randomised_method(monkeypatch: pytest.MonkeyPatch
     assert all(torch.equal(one, two) for one, two in zip((U, s, V), again, strict=True))
 
 
-def test_conv1d_keeps_its_layout(tmp_path: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=400, n_positions=64, n_embd=12, n_layer=1, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
-    adapter = sealed_adapter(
-        tmp_path / "base", tmp_path / "adapter", target_modules=["c_fc"], fan_in_fan_out=True
+@pytest.mark.parametrize("name", KINDS)
+def test_stock_peft_has_the_base_and_the_truncated_change(tmp_path: Path, name: str) -> None:
+    """Against PEFT's merge of the DoRA adapter and numpy, in float64, for every kind of layer."""
+    kind = KINDS[name]
+    base, adapter = save_kind(kind, tmp_path)
+    with torch.no_grad():
+        W = kind.load(base).get_submodule(kind.layer).weight.double()
+    change = merged_by_peft(kind, base, adapter) - W
+    transposed = "Embedding" in name or name == "Conv1D"
+    matrix = (change.T if transposed else change.flatten(1)).numpy()
+    U, s, Vh = np.linalg.svd(matrix, full_matrices=False)
+    truncated = torch.from_numpy(U[:, :3] * s[:3] @ Vh[:3])
+    expected = W + (truncated.T if transposed else truncated.reshape(W.shape))
+    folder = tmp_path / "lora"
+    shutil.copytree(adapter, folder)
+    result = write_lora(
+        plan_merge(base, adapter), adapter, folder / "adapter_model.safetensors", rank=3
     )
-    plan = plan_merge(tmp_path / "base", adapter)
-    result = write_lora(plan, adapter, tmp_path / "lora.safetensors", rank=12)
-    assert result.delta_error < 1e-5
-    A = load_file(tmp_path / "lora.safetensors")[f"{PREFIX}transformer.h.0.mlp.c_fc.lora_A.weight"]
-    assert A.shape == (12, 12)
+    change_config(folder, use_dora=False, r=3, lora_alpha=3)
+    torch.testing.assert_close(merged_by_peft(kind, base, folder), expected, rtol=0, atol=2e-6)
+    errors = {layer.layer: layer.delta_error for layer in result.layers}
+    expected_error = np.linalg.norm(s[3:]) / np.linalg.norm(s)
+    assert errors[kind.layer] == pytest.approx(expected_error, rel=1e-4)
 
 
-def test_an_embedding_is_refused(tmp_path: Path) -> None:
-    base = save_tiny(tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["embed_tokens"])
-    with pytest.raises(AdapterError, match=r"adapts model\.embed_tokens, an embedding or a conv"):
-        write_lora(plan_merge(base, adapter), adapter, tmp_path / "lora.safetensors", rank=4)
+def test_saved_modules_of_a_checkpoint_without_the_models_prefix(tmp_path: Path) -> None:
+    """GPT-2's own checkpoint calls ``transformer.wte.weight`` ``wte.weight``; PEFT knows the first."""
+    base = tmp_path / "base"
+    gpt2().save_pretrained(base)
+    tensors = load_file(base / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(bare, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = sealed_adapter(
+        base, tmp_path / "adapter", target_modules=["c_fc"], modules_to_save=["wte"],
+        fan_in_fan_out=True,
+    )  # fmt: skip
+    write_lora(plan_merge(base, adapter), adapter, tmp_path / "lora.safetensors", rank=4)
+    before = load_file(adapter / "adapter_model.safetensors")
+    after = load_file(tmp_path / "lora.safetensors")
+    key = f"{PREFIX}transformer.wte.weight"
+    assert torch.equal(before[key], after[key])
+    assert not [name for name in after.keys() - before.keys() if "lora_" not in name]

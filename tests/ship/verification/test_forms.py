@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from doratune.base import load_base
 from doratune.errors import VerificationError
 from doratune.record.run_folder import RunFolder
 from doratune.record.verification import FormsFile
@@ -21,6 +22,7 @@ from doratune.ship.verification import forms as verify_forms_module
 from doratune.ship.verification.forms import exported_forms, verify_forms
 from tests.ship.adapters import edit_tensors, save_adapter
 from tests.ship.export.runs import recipe_for, seal, trained_run
+from tests.ship.kinds import adapt
 from tests.ship.quantized import save_quantized_adapter, wide_base
 from tests.tiny import save_tiny
 
@@ -187,6 +189,27 @@ def test_a_bundle_with_bias_and_saved_modules(tmp_path: Path) -> None:
     assert verify_forms(run, recipe)
     outputs = FormsFile.read(run.forms).checks["bundle"].outputs
     assert max(outputs.values()) < 1e-6
+
+
+def test_an_adapted_embedding_is_compared(tmp_path: Path) -> None:
+    """In a model whose head is tied to it and adapted too; a fault there is named."""
+    base = save_tiny(tmp_path / "base")
+    layers = ["lm_head", "embed_tokens"]
+    adapter = adapt(load_base(base, "float32"), base, tmp_path / "adapter", target_modules=layers)
+    run = trained_run(tmp_path / "run", adapter)
+    recipe = recipe_for(base, export={"lora_rank": 32})  # whole rank
+    export_forms(run, recipe, ["bundle", "lora"])
+    assert verify_forms(run, recipe)
+    for check in FormsFile.read(run.forms).checks.values():
+        assert max(check.outputs.values()) < 1e-5
+    file = run.export / "bundle" / "dora_scale.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    tensors["base_model.model.model.embed_tokens.mag_norm_scale"] *= 1.01
+    save_file(tensors, file, metadata=metadata)
+    with pytest.raises(VerificationError, match=r"bundle: Layer model\.embed_tokens departs"):
+        verify_forms(run, recipe)
 
 
 def test_gguf_files_are_run_by_llama(

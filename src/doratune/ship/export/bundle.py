@@ -1,8 +1,8 @@
 """Adapter and output scales in one folder: DoRA for an engine that can serve LoRA and multiply.
 
 A layer's output is ``y = g (x W^T + s x A^T B^T) + bias`` with ``g = m / ||W + s B A||`` per output
-feature. g needs the base's weight once, here; an engine may hold that weight quantised, packed or
-in parts, and never looks at it.
+feature: of an embedding per dimension, of a convolution per output channel. g needs the base's weight
+once, here; an engine may hold that weight quantised, packed or in parts, and never looks at it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The change of a weight is ``ΔW = W' - W = (g - 1) W + g s B A``. The second part has the adapter's
 rank; the first has that of W, so no LoRA of limited rank is the same model. The best one of rank R
 in the Frobenius norm is the truncated singular value decomposition of ΔW (Eckart and Young), and
-what is left of it is measured for every layer.
+what is left of it is measured for every layer. A convolution's kernels, one row for each output
+channel, and the transposed table of an embedding are matrices here, as they are for DoRA's norms.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from doratune.adapter import LayerDelta, read_adapter
 from doratune.adapter.files import PREFIX
-from doratune.errors import AdapterError
 from doratune.progress import track
 from doratune.record.export import Approximation, LayerApproximation, RankError
 from doratune.ship.merging.checkpoint import Plan
-from doratune.ship.merging.weight import merged_weight
+from doratune.ship.merging.weight import as_matrix, merged_weight
 from doratune.ship.merging.write import check_fit
 
 _FULL_SVD = 1024
@@ -67,27 +68,32 @@ def write_lora(plan: Plan, adapter_path: Path, file: Path, rank: int) -> Approxi
         ModelError: The base is quantised.
     """
     ranks = sorted({max(1, rank // 4), max(1, rank // 2), rank, 2 * rank, 4 * rank})
-    tensors = {f"{PREFIX}{name}": tensor for name, tensor in plan.saved.items()}
+    # By PEFT's names: the plan has those of the checkpoint, which may leave out the model's prefix.
+    wholes = read_adapter(adapter_path).saved_modules
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in wholes.items()}
     layers: dict[str, _Layer] = {}
     for name, delta in track(plan.deltas.items(), "Decomposing", total=len(plan.deltas)):
         layer, base = plan.layers[name], plan.weight(name)
-        if delta.is_embedding or delta.kernel:
-            raise AdapterError(
-                f"{adapter_path} adapts {layer}, an embedding or a convolution; LoRA is made of linear "
-                "layers only. Export the merged model."
-            )
         check_fit(layer, base, delta, adapter_path)
-        W_OI = (base.T if delta.fan_in_fan_out else base).float()
-        target_OI = merged_weight(base, delta)
-        target_OI = target_OI.T if delta.fan_in_fan_out else target_OI
+        W_OI = as_matrix(base, delta).float()
+        target_OI = as_matrix(merged_weight(base, delta), delta)
         plain_OI = delta.scaling * (delta.B.float() @ delta.A.float())
         layers[layer] = _decompose(W_OI, target_OI, plain_OI, rank, ranks)
-        tensors[f"{PREFIX}{layer}.lora_A.weight"] = layers[layer].A
-        tensors[f"{PREFIX}{layer}.lora_B.weight"] = layers[layer].B
+        tensors |= _as_peft(f"{PREFIX}{layer}", delta, layers[layer])
     metadata = {"format": "pt", "approximation": f"DoRA as LoRA of rank {rank}"}
     save_file(tensors, file, metadata=metadata)
     own_rank = max((len(delta.A) for delta in plan.deltas.values()), default=0)
     return _figures(layers, rank, ranks, own_rank)
+
+
+def _as_peft(name: str, delta: LayerDelta, found: _Layer) -> dict[str, Tensor]:
+    """The factors by PEFT's names and in its shapes."""
+    if delta.is_embedding:
+        return {f"{name}.lora_embedding_A": found.A, f"{name}.lora_embedding_B": found.B}
+    return {
+        f"{name}.lora_A.weight": found.A.unflatten(1, (-1, *delta.kernel)),
+        f"{name}.lora_B.weight": found.B.reshape(*found.B.shape, *(1 for _ in delta.kernel)),
+    }
 
 
 def _decompose(

@@ -59,7 +59,8 @@ base's weights:
 
     y = g * (x W^T + s x A^T B^T) + bias        s = lora_alpha / r
 
-It is right for that base only: compare `base_fingerprint` in the file's metadata.""",
+On an embedding `x A^T` is a look-up in A^T, on a convolution the convolution by A. It is right for that
+base only: compare `base_fingerprint` in the file's metadata.""",
 }
 _LOADING["lora"] = _LOADING["peft"].partition("\n\n`doratune")[0]
 

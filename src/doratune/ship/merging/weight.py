@@ -64,6 +64,11 @@ def stored_factors(delta: LayerDelta) -> tuple[Tensor, Tensor]:
     return (A_ERI.mT, B_EOR.mT) if delta.fan_in_fan_out else (B_EOR, A_ERI)
 
 
+def as_matrix(weight: Tensor, delta: LayerDelta) -> Tensor:
+    """A weight as it is stored as (out_features, inputs of one of them), the shape of ``B A``."""
+    return weight.T if delta.fan_in_fan_out else weight.flatten(1)
+
+
 def _adapted(weight: Tensor, delta: LayerDelta, dtype: torch.dtype) -> Tensor:
-    W_OI = weight.T if delta.fan_in_fan_out else weight.flatten(1)
+    W_OI = as_matrix(weight, delta)
     return torch.addmm(W_OI.to(dtype), delta.B.to(dtype), delta.A.to(dtype), alpha=delta.scaling)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from doratune.adapter import LayerDelta, read_adapter
 from doratune.adapter.base_weight import forbid_repacking
+from doratune.adapter.conv import why_not_conv
 from doratune.adapter.files import PREFIX, WEIGHTS
 from doratune.base import fingerprint, load_base
 from doratune.errors import AdapterError
@@ -26,8 +28,8 @@ def load_bundle(base_path: Path, folder: Path) -> PreTrainedModel:
     """The base with the bundle's A, B and g; its magnitudes are not looked at.
 
     Raises:
-        AdapterError: The bundle is incomplete, names another base or another adapter file, or adapts
-            layers that are not linear.
+        AdapterError: The bundle is incomplete, names another base or another adapter file, or adapts a
+            layer to which ``B A`` is no change of the weight.
     """
     weights = read_adapter(folder)
     scales, quantize = _read_scales(base_path, folder)
@@ -35,10 +37,11 @@ def load_bundle(base_path: Path, folder: Path) -> PreTrainedModel:
     forbid_repacking(model)
     for layer, delta in weights.layers.items():
         module, key = model.get_submodule(layer), f"{PREFIX}{layer}.{SUFFIX}"
-        if not isinstance(module, (nn.Linear, Conv1D)):
+        why_not = _why_not(module)
+        if why_not:
             raise AdapterError(
-                f"{folder} adapts {layer}, a {type(module).__name__}; a bundle is served on linear "
-                "layers."
+                f"{folder} adapts {layer}, a {type(module).__name__}, and {why_not}. A bundle is served "
+                "on linear layers, embeddings and plain convolutions; keep the adapter beside its base."
             )
         if key not in scales:
             raise AdapterError(f"{folder / SCALES} lacks {key}. Export the bundle again.")
@@ -50,16 +53,42 @@ def load_bundle(base_path: Path, folder: Path) -> PreTrainedModel:
     return model
 
 
+def _why_not(module: nn.Module) -> str | None:
+    """Why a layer cannot be served; None when it can."""
+    if isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
+        return None
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return why_not_conv(module)
+    return "no formula is known for it"
+
+
 def _served(delta: LayerDelta, g_O: Tensor) -> Callable[..., Tensor]:
     """``y = g (x W^T + s x A^T B^T) + bias`` from the base layer's own output."""
-    A_RI, B_OR = delta.A.float(), delta.B.float()
+    channels = -1 - len(delta.kernel)  # where the output has its features
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         bias: Any = 0 if getattr(module, "bias", None) is None else module.bias
-        update = delta.scaling * (args[0] @ A_RI.T) @ B_OR.T
-        return g_O * (output - bias + update) + bias
+        y = output.movedim(channels, -1)
+        y = g_O * (y - bias + _update(module, delta, args[0])) + bias
+        return y.movedim(-1, channels)
 
     return hook
+
+
+def _update(module: Any, delta: LayerDelta, x: Tensor) -> Tensor:
+    """``s x A^T B^T``, features last; for ``x A^T`` an embedding looks up, a convolution convolves."""
+    A_RI, B_OR = delta.A.float(), delta.B.float()
+    if delta.is_embedding:
+        # Gemma's embeddings multiply what they look up.
+        low = F.embedding(x, A_RI.T) * getattr(module, "embed_scale", 1)
+    elif delta.kernel:
+        convolution = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(delta.kernel)]
+        kernels = A_RI.unflatten(1, (-1, *delta.kernel))
+        low = convolution(x, kernels, None, module.stride, module.padding)
+        low = low.movedim(-1 - len(delta.kernel), -1)
+    else:
+        low = x @ A_RI.T
+    return delta.scaling * low @ B_OR.T
 
 
 def _read_scales(
