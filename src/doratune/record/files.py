@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,11 +24,59 @@ ORIGIN = "doratune.json"
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it takes the place of ``path``.
 
-    On any exception the temporary file or folder is removed and ``path`` is what it was.
+    On any exception the temporary file or folder is removed and ``path`` is what it was. What a killed
+    process left of an earlier try is removed first.
 
     Raises:
         StorageError: The disk is full, or the place cannot be written.
     """
+    remove_leftovers(path)
+    with _replacing(path) as temporary:
+        yield temporary
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what killed processes left beside ``target``; what living ones write stays.
+
+    A folder is also left to a process that holds a lock on it, which may be one on another machine.
+    """
+    if not target.parent.is_dir():
+        return
+    name = re.escape(target.name)
+    for path in target.parent.iterdir():
+        made = re.fullmatch(rf"\.{name}\.(\d+)(\.steps)?\.tmp", path.name)
+        unfinished = made and not _lives(int(made[1])) and not _is_locked(path)
+        replaced = target.exists() and re.fullmatch(rf"\.{name}\.\w+\.old", path.name)
+        if unfinished or replaced:
+            _remove(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # another process has removed it, or it is not for us
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -63,7 +112,8 @@ def _remove(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    # Without a look for leftovers: the cache may be shared with machines whose processes are not seen.
+    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

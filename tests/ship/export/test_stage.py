@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,38 @@ def test_an_interruption_leaves_finished_forms_and_nothing_of_the_other(
     assert export_forms(run, recipe_for(base), ["peft", "lora"])
     assert (run.export / "peft" / "README.md").stat().st_mtime_ns == before
     assert list(ExportFile.read(run.exported).forms) == ["peft", "lora"]
+
+
+HANG = """
+import sys, time
+from pathlib import Path
+from doratune.record.run_folder import RunFolder
+from doratune.ship.export import export_forms, stage
+from tests.ship.export.runs import recipe_for
+
+def hang(subject, folder):
+    (folder / "half").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+stage._WRITERS["lora"] = hang
+export_forms(RunFolder(Path(sys.argv[1])), recipe_for(Path(sys.argv[2])), ["peft", "lora"])
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_export_left_is_removed_by_the_next(base: Path, run: RunFolder) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANG, str(run.path), str(base)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert any(line == "writing\n" for line in process.stdout)
+    process.kill()
+    process.wait()
+    left = f".lora.{process.pid}.tmp"
+    assert {path.name for path in run.export.iterdir()} == {"peft", left}
+    assert export_forms(run, recipe_for(base), ["lora"])
+    assert {path.name for path in run.export.iterdir()} == {"peft", "lora"}
 
 
 def test_what_a_form_depends_on(base: Path, run: RunFolder) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from doratune.record.files import remove_leftovers
 from doratune.ship.merging.merge import merge
-from doratune.ship.merging.model_folder import new_folder, remove_leftovers, steps_folder
+from doratune.ship.merging.model_folder import new_folder, steps_folder
 
 HANG = """
 import sys, time
@@ -76,22 +76,6 @@ def test_a_killed_merge_leaves_nothing_or_the_whole_folder(
             assert (target / "tokenizer.json").exists()
     merge(base, adapter, target, "float32")
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
-
-
-def test_folders_of_others_stay(tmp_path: Path) -> None:
-    target = tmp_path / "merged"
-    alive = tmp_path / f".merged.{os.getppid()}.tmp"
-    others = [alive, tmp_path / ".merged.more.999999999.tmp", tmp_path / ".merged.txt"]
-    gone = [tmp_path / ".merged.999999999.tmp", tmp_path / ".merged.999999999.steps.tmp"]
-    aside = tmp_path / ".merged.ab_12.old"
-    for path in [*others, *gone, aside]:
-        path.mkdir()
-    remove_leftovers(target)
-    assert {*tmp_path.iterdir()} == {*others, aside}  # what it held may be the only one
-    target.mkdir()
-    remove_leftovers(target)
-    assert {*tmp_path.iterdir()} == {*others, target}
-    remove_leftovers(tmp_path / "nowhere" / "merged")
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

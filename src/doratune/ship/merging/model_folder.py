@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from doratune.errors import StorageError
-from doratune.record.files import ORIGIN, replacing
+from doratune.record.files import ORIGIN, remove_leftovers, replacing
 
 RECORD = "merge.json"
 """In a folder made of several adapters: what it was made of."""
@@ -37,7 +36,7 @@ def new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
     Raises:
         StorageError: There is too little space, or the folder cannot be written.
     """
-    remove_leftovers(target)
+    remove_leftovers(target)  # they take space
     check_space(target, num_bytes)
     with replacing(target) as folder:
         folder.mkdir()
@@ -68,41 +67,6 @@ def _owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left beside ``target``; what living ones write stays."""
-    if not target.parent.is_dir():
-        return
-    name = re.escape(target.name)
-    for path in target.parent.iterdir():
-        made = re.fullmatch(rf"\.{name}\.(\d+)(\.steps)?\.tmp", path.name)
-        unfinished = made and path.is_dir() and not _lives(int(made[1])) and not _is_owned(path)
-        replaced = target.exists() and re.fullmatch(rf"\.{name}\.\w+\.old", path.name)
-        if unfinished or replaced:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _is_owned(folder: Path) -> bool:
-    """Whether a process holds it, which may run on another machine that shares the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def check_space(target: Path, num_bytes: int) -> None:
