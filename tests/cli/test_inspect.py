@@ -7,6 +7,9 @@ import pytest
 
 from tests.adapter.folders import edit_config, edit_tensors, save_adapter, write_origin
 from tests.cli.conftest import Place
+from tests.experts import save_adapter as save_adapter_of_experts
+from tests.experts import save_base
+from tests.tiny import tiny_tokenizer
 
 
 @pytest.fixture
@@ -79,3 +82,14 @@ def test_no_adapter_at_all(place: Place, tmp_path: Path) -> None:
 def test_names_cannot_steer_the_terminal(place: Place, adapter: Path) -> None:
     edit_config(adapter, target_modules=["\x1b[31mred[/red]"])
     assert "\x1b" not in place("inspect", adapter).out
+
+
+def test_experts(place: Place, tmp_path: Path) -> None:
+    base = save_base("mixtral", tmp_path / "base")
+    tiny_tokenizer().save_pretrained(base)
+    adapter = save_adapter_of_experts(base, tmp_path / "adapter", ["experts.down_proj"])
+    shown = place("inspect", adapter, "--base", base)
+    assert shown.code == 0
+    assert "kind LoRA, r 2, experts 3, scaling 1.5" in shown.out
+    assert "0.mlp.experts.down_proj 16 x 24" in shown.out
+    assert "Parameters are adapted (target_parameters): experts.down_proj." in shown.out

@@ -28,7 +28,6 @@ _CHANGES_MORE = {
     "lora_bias": "adds a bias to lora_B",
     "megatron_config": "adapts Megatron's layers",
     "monteclora_config": "draws its weights at random",
-    "target_parameters": "adapts parameters that are no layers",
     "trainable_token_indices": "changes single rows of the embedding",
     "use_bdlora": "adapts with block-diagonal factors",
     "use_qalora": "pools the inputs",
@@ -83,6 +82,12 @@ def config_problems(config: dict[str, Any]) -> Iterator[str]:
                 f"{CONFIG} sets {key} to {config[key]!r}, which {meaning}. Expected plain LoRA or "
                 "DoRA; doratune does not support this."
             )
+    for key in ("use_dora", "fan_in_fan_out"):
+        if config.get("target_parameters") and config.get(key):
+            yield (
+                f"{CONFIG} sets target_parameters and {key}; expected plain LoRA there, as PEFT has "
+                f"no {key} for parameters. Take the config that the adapter was trained with."
+            )
     init = config.get("init_lora_weights", True)
     if not (isinstance(init, bool) or init in _KEEPS_BASE):
         yield (
@@ -112,17 +117,24 @@ def _wrong_values(config: dict[str, Any]) -> Iterator[str]:
     if config.get("bias", "none") not in ("none", "all", "lora_only"):
         yield wrong("bias", "'none', 'all' or 'lora_only'")
     saved = config.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) and name for name in saved):
+    if not isinstance(saved, list) or not all(map(_is_name, saved)):
         yield wrong("modules_to_save", "module names")
+    parameters = config.get("target_parameters")
+    if parameters and not (isinstance(parameters, list) and all(map(_is_name, parameters))):
+        yield wrong("target_parameters", "names of parameters")
     targets = config.get("target_modules")
     names = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
-    if not targets or not (isinstance(targets, str) or names):
+    if not (targets or parameters) or not (isinstance(targets, str) or names or targets is None):
         yield wrong("target_modules", "module names, or one regular expression")
 
 
 def _positive(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _is_pattern(text: str) -> bool:
@@ -164,6 +176,19 @@ def is_targeted(config: LoraConfig, module: str) -> bool:
         raise AdapterError(
             f"{CONFIG} does not say which modules it adapts: {error}. Take the original file."
         ) from error
+
+
+def may_be_parameter(config: LoraConfig, layer: str) -> bool:
+    """Whether LoRA of this name can be on one of `target_parameters`; the base model decides.
+
+    Raises:
+        AdapterError: A name in the configuration is no regular expression.
+    """
+    if not config.target_parameters or is_targeted(config, layer):
+        return False
+    module = re.sub(r"(\.base_layer)+$", "", layer)
+    owners = {parameter.rpartition(".")[0] for parameter in config.target_parameters}
+    return any(not owner or f".{module}".endswith(f".{owner}") for owner in owners)
 
 
 def rank_of(config: dict[str, Any], layer: str) -> float:

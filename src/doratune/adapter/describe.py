@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from doratune.adapter.files import (
 )
 from doratune.adapter.fit import LayerFit, distance, fit_problems, fit_to_folder
 from doratune.adapter.origin import check_name, check_origin, read_origin
+from doratune.adapter.parameters import Parameter, parameter_problems, targeted_parameters
 from doratune.adapter.place import place_problems, skeleton
 from doratune.adapter.problems import find_problems
 from doratune.errors import AdapterError
@@ -63,10 +65,16 @@ def describe(path: Path, base_path: Path | None = None) -> AdapterFacts:
     if not facts.problems:
         facts.problems += _origin_problems(path, base_path, facts)
     fits: dict[str, LayerFit] = {}
+    parameters: dict[str, Parameter] = {}
     if not facts.problems and base_path is not None:
-        weights = weights_of(folder)
-        fits = _compare(weights, path, base_path, facts)
-    facts.layers = [_layer(folder, layer, fits.get(layer)) for layer in sorted(folder.parts)]
+        parameters = targeted_parameters(config, base_path)
+        facts.problems += parameter_problems(folder, parameters)
+        if not facts.problems:
+            fits = _compare(weights_of(folder, parameters), path, base_path, facts)
+    facts.layers = [
+        _layer(folder, key, fits.get(key), parameters.get(key), is_named=bool(parameters))
+        for key in sorted(folder.parts)
+    ]
     facts.notes += _notes(folder, facts)
     return facts
 
@@ -99,15 +107,24 @@ def _compare(
     return {fit.layer: fit for fit in fits}
 
 
-def _layer(folder: AdapterFolder, layer: str, fit: LayerFit | None) -> LayerFacts:
-    found = folder.parts[layer]
+def _layer(
+    folder: AdapterFolder,
+    key: str,
+    fit: LayerFit | None,
+    parameter: Parameter | None,
+    is_named: bool,
+) -> LayerFacts:
+    found = folder.parts[key]
+    layer = parameter.name if parameter else key
+    num_experts = parameter.num_experts if parameter else 1
     A, B, m = found.get("lora_A"), found.get("lora_B"), found.get(MAGNITUDE)
     ratio = None if fit is None else fit.ratio_O[fit.ratio_O.isfinite()]
     return LayerFacts(
         layer=layer,
         method="lora" if m is None else "dora",
-        r=_size(A, 0),
-        scaling=_scaling(folder, layer),
+        r=_size(A, 0) // num_experts,
+        num_experts=num_experts,
+        scaling=_scaling(folder.config, layer, is_named),
         out_features=_size(B, 0),
         in_features=_size(A, 1),
         dtype=_dtype(A if A is not None else B) or "none",
@@ -123,8 +140,14 @@ def _size(tensor: Tensor | None, dim: int) -> int:
     return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else 0
 
 
-def _scaling(folder: AdapterFolder, layer: str) -> float | None:
-    return None if list(config_problems(folder.config)) else scaling_of(folder.config, layer)
+def _scaling(config: dict[str, Any], layer: str, is_named: bool) -> float | None:
+    """None where the patterns of the configuration are for names of parameters, not known here."""
+    if list(config_problems(config)):
+        return None
+    by_name = config.get("rank_pattern") or config.get("alpha_pattern")
+    if by_name and config.get("target_parameters") and not is_named:
+        return None
+    return scaling_of(config, layer)
 
 
 def _dtype(tensor: Tensor | None) -> str | None:
@@ -140,6 +163,14 @@ def _notes(folder: AdapterFolder, facts: AdapterFacts) -> list[str]:
         )
     elif not facts.origin.files:
         notes.append("Its doratune.json holds no digests of the files; they may have been changed.")
+    if parameters := folder.config.get("target_parameters"):
+        known = (
+            "" if facts.compared_with else ". Which layer is which, only --base shows; r is here "
+        )
+        notes.append(
+            f"Parameters are adapted (target_parameters): {', '.join(map(str, parameters))}"
+            f"{known and known + 'that of all experts together'}."
+        )
     rounded = [n for n in facts.layers if n.magnitude_dtype in ("bfloat16", "float16")]
     if rounded:
         notes.append(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from doratune.adapter.config import read_config, scaling_of
 from doratune.adapter.formats import recognise
 from doratune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from doratune.adapter.parameters import Parameter
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -45,6 +49,8 @@ class LayerDelta(NamedTuple):
     num_experts: int = 1
     """Of a fused weight, stored (experts, ...); A (experts * r, in), B (out, r * experts)."""
     is_embedding: bool = False
+    is_parameter: bool = False
+    """Of a parameter that the adapter names itself (`target_parameters`), not of a layer's weight."""
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -62,7 +68,8 @@ class AdapterWeights(NamedTuple):
     config: dict[str, Any]
     """``adapter_config.json``."""
     layers: dict[str, LayerDelta]
-    """By module path in the base model, such as ``model.layers.0.self_attn.q_proj``."""
+    """By module path in the base model, such as ``model.layers.0.self_attn.q_proj``; on parameters by
+    the parameter's name."""
     saved_modules: dict[str, Tensor]
     """Full tensors that take the place of the base's, by name."""
     base_copies: dict[str, Tensor] = {}
@@ -92,22 +99,41 @@ class AdapterFolder(NamedTuple):
     """Base weights of adapted layers, by layer."""
 
 
-def read_adapter(path: Path) -> AdapterWeights:
+def read_adapter(path: Path, base: nn.Module | Path | None = None) -> AdapterWeights:
     """Reads a LoRA or DoRA adapter folder, on the CPU.
+
+    Args:
+        path: The folder.
+        base: Model or model folder that an adapter of parameters (`target_parameters`) is read with;
+            others do not need it.
 
     Raises:
         AdapterError: The folder is not a complete adapter: a file is missing or broken, a tensor is
-            missing, misshapen or not finite, or tensors and configuration contradict each other.
+            missing, misshapen or not finite, or tensors and configuration contradict each other. It
+            adapts parameters, and no base is given.
     """
-    from doratune.adapter.problems import find_problems  # which is written in terms of this module
+    # Both are written in terms of this module.
+    from doratune.adapter.parameters import parameter_problems, targeted_parameters
+    from doratune.adapter.problems import find_problems
 
     folder = open_adapter(path)
     problems = list(find_problems(folder))
+    parameters = {}
+    if folder.config.get("target_parameters") and not problems:
+        if base is None:
+            raise AdapterError(
+                f"{path} adapts parameters (target_parameters "
+                f"{folder.config['target_parameters']!r}), which are known only together with their "
+                "base model. Expected an adapter of layers here; what can be done with this one is "
+                "`doratune adapter merge`, `doratune inspect --base` and doratune.load_adapter."
+            )
+        parameters = targeted_parameters(folder.config, base)
+        problems = list(parameter_problems(folder, parameters))
     if problems:
         more = f" There are {len(problems)} problems; see `doratune inspect {path}`."
-        joint = ", " if problems[0].startswith("layer ") else ": "
+        joint = ", " if problems[0].startswith(("layer ", "parameter ")) else ": "
         raise AdapterError(f"{path}{joint}{problems[0]}{more if len(problems) > 1 else ''}")
-    return weights_of(folder)
+    return weights_of(folder, parameters)
 
 
 def open_adapter(path: Path) -> AdapterFolder:
@@ -181,11 +207,19 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{file} cannot be read: {error}. Is it a complete copy?") from error
 
 
-def weights_of(folder: AdapterFolder) -> AdapterWeights:
-    """The content of a folder that has no problems."""
+def weights_of(folder: AdapterFolder, parameters: Mapping[str, Parameter]) -> AdapterWeights:
+    """The content of a folder that has no problems.
+
+    Args:
+        folder: The adapter.
+        parameters: Those of its base that it adapts, by the names of their factors.
+    """
     config = folder.config
     layers = {}
     for layer, found in sorted(folder.parts.items()):
+        if layer in parameters:
+            layers[parameters[layer].name] = parameters[layer].delta(config, found)
+            continue
         A, B, magnitude = found["lora_A"], found["lora_B"], found.get(MAGNITUDE)
         is_embedding = layer in folder.embeddings
         layers[layer] = LayerDelta(

@@ -52,7 +52,7 @@ def load_adapter(
             another base or changed since.
     """
     path = Path(path)
-    weights = read_adapter(path)
+    weights = read_adapter(path, base_model)
     proven = any_base or check_origin(path, _folder_of(base_model))
     if not any_base:
         _check_precision(base_model, path)
@@ -93,6 +93,8 @@ class _Before:
         """Takes the adapter off, however far PEFT came."""
         for name, module in list(self.model.named_modules()):
             original = getattr(module, "original_module", None)
+            if name.endswith(".base_layer"):
+                continue  # a module that PEFT wrapped more than once comes back with the outermost
             if isinstance(module, LoraLayer):
                 original = module.get_base_layer()
             elif not isinstance(module, AuxiliaryTrainingWrapper):

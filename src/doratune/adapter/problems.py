@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from doratune.adapter.config import config_problems, is_targeted, peft_config, rank_of
+from doratune.adapter.config import (
+    config_problems,
+    is_targeted,
+    may_be_parameter,
+    peft_config,
+    rank_of,
+)
 from doratune.adapter.files import MAGNITUDE, PREFIX, WEIGHTS, AdapterFolder
 from doratune.adapter.formats import recognise
 from doratune.errors import AdapterError
@@ -38,13 +44,31 @@ def find_problems(folder: AdapterFolder) -> Iterator[str]:
         )
     if not folder.parts:
         yield f"it holds no lora_A or lora_B tensor and adapts nothing. Expected {WEIGHTS} of PEFT."
+    try:
+        of_peft = peft_config(folder.config)
+        outside = [layer for layer in sorted(folder.parts) if not is_targeted(of_peft, layer)]
+        of_parameters = {layer for layer in outside if may_be_parameter(of_peft, layer)}
+    except AdapterError as error:
+        yield str(error)
+        return
     for layer, found in sorted(folder.parts.items()):
-        for problem in _layer_problems(folder, layer, found):
+        rank = None if layer in of_parameters else rank_of(folder.config, layer)
+        for problem in _layer_problems(folder, layer, found, rank):
             yield f"layer {layer}: {problem}"
-    yield from _coverage_problems(folder)
+    for layer in outside:
+        if layer not in of_parameters:
+            yield (
+                f"layer {layer}: adapter_config.json does not adapt it (target_modules "
+                f"{folder.config['target_modules']!r}), so that PEFT would drop its tensors. Take "
+                "config and weights of one training."
+            )
+    yield from _whole_problems(folder)
 
 
-def _layer_problems(folder: AdapterFolder, layer: str, found: dict[str, Tensor]) -> Iterator[str]:
+def _layer_problems(
+    folder: AdapterFolder, layer: str, found: dict[str, Tensor], rank: float | None
+) -> Iterator[str]:
+    """``rank`` is None where lora_A has it once for every expert."""
     config = folder.config
     missing = [name for name in ("lora_A", "lora_B") if name not in found]
     if missing:
@@ -64,8 +88,7 @@ def _layer_problems(folder: AdapterFolder, layer: str, found: dict[str, Tensor])
             "(out_channels, r, 1, ...)."
         )
         return
-    rank = rank_of(config, layer)
-    if A.shape[0] != rank:
+    if rank is not None and A.shape[0] != rank:
         yield f"lora_A has rank {A.shape[0]}, but adapter_config.json says {rank}."
     for name, tensor in found.items():
         if not tensor.isfinite().all():
@@ -111,21 +134,9 @@ def _magnitude_problems(
             )
 
 
-def _coverage_problems(folder: AdapterFolder) -> Iterator[str]:
-    """Tensors that the configuration does not ask for."""
+def _whole_problems(folder: AdapterFolder) -> Iterator[str]:
+    """Whole tensors, of which the configuration must ask for each."""
     config = folder.config
-    try:
-        of_peft = peft_config(config)
-        outside = [layer for layer in sorted(folder.parts) if not is_targeted(of_peft, layer)]
-    except AdapterError as error:
-        yield str(error)
-        return
-    for layer in outside:
-        yield (
-            f"layer {layer}: adapter_config.json does not adapt it (target_modules "
-            f"{config['target_modules']!r}), so that PEFT would drop its tensors. Take config and "
-            "weights of one training."
-        )
     modules: list[str] = config.get("modules_to_save") or []  # PEFT compares the ends of names
     for name, tensor in sorted(folder.saved.items()):
         ends = (*modules, "embed_tokens", "lm_head")  # the last two as PEFT saves resized ones

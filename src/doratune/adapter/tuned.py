@@ -55,7 +55,7 @@ def check_base(base_path: Path, adapter_path: Path) -> None:
     """
     if check_origin(adapter_path, base_path) or not (adapter_path / CONFIG).exists():
         return
-    weights = read_adapter(adapter_path)
+    weights = read_adapter(adapter_path, base_path)
     check_foreign(weights, base_path, adapter_path)
 
 

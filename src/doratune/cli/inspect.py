@@ -95,10 +95,13 @@ def _show_layers(layers: list[LayerFacts], say: Callable[..., None], console: Co
     cells: dict[str, list[str]] = {
         "kind": [_KIND[layer.method] for layer in layers],
         "r": [str(layer.r) for layer in layers],
+        "experts": [str(layer.num_experts) for layer in layers],
         "scaling": ["?" if n.scaling is None else f"{n.scaling:.4g}" for n in layers],
         "dtype": [layer.dtype for layer in layers],
         "magnitudes": [layer.magnitude_dtype or "none" for layer in layers],
     }
+    if set(cells["experts"]) == {"1"}:
+        del cells["experts"]
     shared = [f"{name} {row[0]}" for name, row in cells.items() if len(set(row)) == 1]
     prefix = _common_start([layer.layer for layer in layers])
     say(f"All layers: {', '.join(shared)}{'; below ' + prefix if prefix else ''}")

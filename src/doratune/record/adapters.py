@@ -13,6 +13,8 @@ class LayerFacts(Record):
     layer: str
     method: Literal["dora", "lora"]
     r: int
+    num_experts: int = 1
+    """Fused in one weight; each has factors of its own, of rank r."""
     scaling: float | None
     """Factor of ``B A``; None where the configuration does not say it."""
     out_features: int

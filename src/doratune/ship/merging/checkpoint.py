@@ -19,6 +19,7 @@ from doratune.adapter.tuned import check_base
 from doratune.base import tensor_files
 from doratune.errors import AdapterError, ModelError
 from doratune.ship.merging.convolutions import check_convolutions
+from doratune.ship.merging.parameters import Change, stored_changes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -76,28 +77,37 @@ def plan_merge(base_path: Path, adapter_path: Path) -> Plan:
     check_base(base_path, adapter_path)
     if not (adapter_path / "adapter_config.json").exists():
         return Plan("full", tensor_files(adapter_path), {}, {}, {})
-    adapter = read_adapter(adapter_path)
+    adapter = read_adapter(adapter_path, base_path)
     check_convolutions(base_path, adapter_path, adapter)
     plan = Plan(adapter.method, tensor_files(base_path), {}, {}, {}, {})
     ties = tied_names(base_path)
-    wholes = adapter.saved_modules
-    for wanted in [*(f"{layer}.weight" for layer in adapter.layers), *wholes]:
+    parameters = {name: delta for name, delta in adapter.layers.items() if delta.is_parameter}
+    for change in stored_changes(base_path, adapter_path, plan.files, parameters):
+        _add(plan, change, adapter_path)
+    for layer, delta in adapter.layers.items():
+        if not delta.is_parameter:
+            name = _find(f"{layer}.weight", plan, ties, adapter_path)
+            _add(plan, Change(name, layer, delta), adapter_path)
+    for wanted, whole in adapter.saved_modules.items():
         name = _find(wanted, plan, ties, adapter_path)
-        if name in plan.layers or name in plan.saved:
-            raise AdapterError(
-                f"{adapter_path} changes the base tensor {name} twice; expected once. "
-                "Are there two adapters in one file?"
-            )
-        if wanted in wholes:
-            plan.saved[name] = wholes[wanted]
-        else:
-            layer = plan.layers[name] = wanted.removesuffix(".weight")
-            plan.deltas[name] = adapter.layers[layer]
+        _add(plan, Change(name, wanted, whole), adapter_path)
     untie(plan, ties)
     names = {layer: name for name, layer in plan.layers.items()}
     for problem in copy_problems(adapter, lambda layer: plan.stored(names[layer])):
         raise AdapterError(f"{adapter_path}, {problem}")
     return plan
+
+
+def _add(plan: Plan, change: Change, adapter_path: Path) -> None:
+    if change.name in plan.layers or change.name in plan.saved:
+        raise AdapterError(
+            f"{adapter_path} changes the base tensor {change.name} twice; expected once. "
+            "Are there two adapters in one file?"
+        )
+    if isinstance(change.new, Tensor):
+        plan.saved[change.name] = change.new
+    else:
+        plan.deltas[change.name], plan.layers[change.name] = change.new, change.layer
 
 
 def _find(wanted: str, plan: Plan, ties: dict[str, list[str]], adapter_path: Path) -> str:
