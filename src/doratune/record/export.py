@@ -101,6 +101,9 @@ class ExportedForm(Record):
     tasks: list[TaskCost] = []
     notes: list[str] = []
     """What was not checked, and why."""
+    findings: dict[str, list[str]] = {}
+    """How near it is to the trained model, in sentences, by the model card that tells them; a card is
+    written anew from these when figures of other stages change."""
 
 
 class ExportFile(RunFile):

@@ -204,9 +204,15 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_path(path: Path) -> str:
-    """The SHA-256 of a file, or of all files of a folder with their relative names."""
+def digest_path(path: Path, but_for: str | None = None) -> str:
+    """The SHA-256 of a file, or of all files of a folder with their relative names.
+
+    Args:
+        path: File or folder.
+        but_for: Relative name of a file that does not count.
+    """
     if path.is_file():
         return digest_file(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    return digest_json([[p.relative_to(path).as_posix(), digest_file(p)] for p in files])
+    names = [(p.relative_to(path).as_posix(), p) for p in files]
+    return digest_json([[name, digest_file(p)] for name, p in names if name != but_for])

@@ -111,6 +111,11 @@ class RunFolder:
             )
         )
 
+    def made_from(self, stage: str) -> dict[str, str]:
+        """Digests of what a stage was made from when it last finished; empty where it did not."""
+        entry = RecordFile.read(self.record).stages.get(stage) if self.record.exists() else None
+        return {} if entry is None else dict(entry.inputs)
+
     def run_stage(
         self,
         stage: str,

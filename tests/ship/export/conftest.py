@@ -32,5 +32,5 @@ def llama() -> str:
 @pytest.fixture
 def no_llama(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is installed, forms are exported without llama.cpp."""
-    for user in ("gguf", "stage"):
+    for user in ("gguf", "inputs"):
         monkeypatch.setattr(f"doratune.ship.export.{user}.interpreter", lambda: None)

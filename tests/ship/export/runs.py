@@ -9,6 +9,7 @@ from doratune.adapter.origin import file_digests, read_origin
 from doratune.base import fingerprint
 from doratune.recipe.schema import Recipe
 from doratune.record.evaluation import Difference, EvalFile, Interval, ModelFigures
+from doratune.record.export import Form
 from doratune.record.files import write_jsonl
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import (
@@ -20,7 +21,8 @@ from doratune.record.schemas import (
     SourceRecord,
     SplitSummary,
 )
-from doratune.ship.export.subject import Subject
+from doratune.ship.export.model_card import CARD, write_cards
+from doratune.ship.export.subject import Subject, Written
 from doratune.ship.task import Task
 from tests.ship.adapters import save_adapter
 
@@ -59,8 +61,16 @@ def subject_of(
     return Subject(run, recipe, base, fingerprint(base), method, task)  # type: ignore[arg-type]
 
 
-def write_figures(run: RunFolder, recipe: Recipe, accuracy: float = 0.9) -> None:
-    """``data.json`` of a hub dataset, and figures of an evaluation on it."""
+def card_of(subject: Subject, form: Form, folder: Path, written: Written) -> str:
+    """The model card of a form whose files lie in ``folder``, on one line."""
+    write_cards(subject, form, folder, written.findings)
+    return " ".join((folder / CARD).read_text().split())
+
+
+def write_figures(
+    run: RunFolder, recipe: Recipe, accuracy: float = 0.9, of_data: bool = True
+) -> None:
+    """Figures of an evaluation, and ``data.json`` of a hub dataset."""
 
     def interval(value: float) -> Interval:
         return Interval(value=value, low=value - 0.1, high=value + 0.05, n=80, method="Wilson")
@@ -79,6 +89,8 @@ def write_figures(run: RunFolder, recipe: Recipe, accuracy: float = 0.9) -> None
         tuned=figures(accuracy),
         differences={"accuracy": Difference(value=interval(accuracy - 0.25), p_value=0.01)},
     ).write(run.eval_file(recipe.eval.task))
+    if not of_data:
+        return
     summary = SplitSummary(
         num_examples=1234, num_tokens=9, max_tokens=3, digest="d", ordered_digest="o"
     )

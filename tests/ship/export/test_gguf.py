@@ -15,6 +15,7 @@ from doratune.ship.export.gguf import write_gguf_form
 from doratune.ship.export.in_llama import VARIABLE
 from tests.ship.export.models import save_family
 from tests.ship.export.runs import (
+    card_of,
     recipe_for,
     sealed_adapter,
     subject_of,
@@ -45,24 +46,25 @@ def write(run: RunFolder, tmp_path: Path, **sections: dict[str, object]) -> tupl
 def test_files_modelfile_card_and_what_was_not_checked(merged: RunFolder, tmp_path: Path) -> None:
     written, folder = write(merged, tmp_path, export={"gguf_types": ["bf16", "q8_0"]})
     names = {file.name for file in folder.iterdir()}
-    assert names == {"tiny-bf16.gguf", "tiny-q8_0.gguf", "Modelfile", "README.md"}
+    assert names == {"tiny-bf16.gguf", "tiny-q8_0.gguf", "Modelfile"}
     assert (folder / "Modelfile").read_text().startswith("FROM ./tiny-bf16.gguf\nTEMPLATE")
     (note,) = written.notes
     assert note.startswith("Not run in llama.cpp: llama-cpp-python is not installed. Install")
     assert VARIABLE in note
-    text = " ".join((folder / "README.md").read_text().split())
+    subject = subject_of(merged, recipe_for(tmp_path / "base"))
+    text = card_of(subject, "gguf", folder, written)
     assert "`tiny-q8_0.gguf`: 20 tensors read back, none further off than q8_0 rounds." in text
     assert "the same most likely token at 100.00%" in text
     assert note in text
 
 
 def test_llama_runs_every_file(merged: RunFolder, tmp_path: Path, llama: str) -> None:
-    written, folder = write(merged, tmp_path, export={"gguf_types": ["f32", "q8_0"]})
+    written, _ = write(merged, tmp_path, export={"gguf_types": ["f32", "q8_0"]})
     assert [check.what for check in written.logits] == ["llama.cpp, f32", "llama.cpp, q8_0"]
     assert written.logits[0].mean_kl < 1e-6
     assert written.tokens[0].greedy_equal
     assert written.notes == ()
-    assert "Not run in llama.cpp" not in (folder / "README.md").read_text()
+    assert not any("Not run in llama.cpp" in text for text in written.findings["README.md"])
 
 
 @pytest.mark.usefixtures("no_llama")

@@ -17,7 +17,13 @@ from doratune.record.schemas import AdapterOrigin
 from doratune.ship.export.lora import write_approximation
 from doratune.ship.task import Task
 from tests.adapter.models import tokens
-from tests.ship.export.runs import recipe_for, sealed_adapter, subject_of, trained_run
+from tests.ship.export.runs import (
+    card_of,
+    recipe_for,
+    sealed_adapter,
+    subject_of,
+    trained_run,
+)
 
 
 @torch.no_grad()
@@ -38,15 +44,14 @@ def test_full_rank_is_the_trained_model_in_stock_peft(
 
 
 def test_a_lower_rank_costs_and_says_so(base: Path, run: RunFolder, tmp_path: Path) -> None:
-    written = write_approximation(
-        subject_of(run, recipe_for(base, export={"lora_rank": 4})), tmp_path
-    )
+    subject = subject_of(run, recipe_for(base, export={"lora_rank": 4}))
+    written = write_approximation(subject, tmp_path)
     approximation, (logits,) = written.approximation, written.logits
     assert approximation is not None
     assert 0.05 < approximation.delta_error < approximation.without_magnitude.delta_error
     assert logits.mean_kl > 1e-4
     assert (logits.against, logits.thresholds) == ("sidecar", {})
-    text = (tmp_path / "README.md").read_text()
+    text = card_of(subject, "lora", tmp_path, written)
     assert text.count("**An approximation**") == 1
     assert f"{approximation.delta_error:.1%} of the change of the weights is missing" in text
     assert "Right answers on the test split were not counted" in text
@@ -92,11 +97,12 @@ def test_the_test_split_is_asked_where_the_caller_can(
         return [True, True, False] if asked[-1] else [True, False, True]
 
     subject = subject_of(run, recipe_for(base), task=Task(QUESTIONS, answers))
-    task = write_approximation(subject, tmp_path).tasks[0]
+    written = write_approximation(subject, tmp_path)
+    task = written.tasks[0]
     assert asked == [True, False]
     assert (task.num_right, task.num_right_approximate) == (2, 2)
     assert (task.num_lost, task.num_gained) == (1, 1)
-    text = " ".join((tmp_path / "README.md").read_text().split())
+    text = card_of(subject, "lora", tmp_path, written)
     assert "2 of 3 with the trained model, 2 with plain LoRA (1 lost, 1 gained)" in text
 
 

@@ -15,7 +15,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import AdapterOrigin
 from doratune.ship.export.peft import write_peft
 from doratune.ship.task import Task
-from tests.ship.export.runs import recipe_for, subject_of
+from tests.ship.export.runs import card_of, recipe_for, subject_of
 from tests.tiny import tiny_tokenizer
 
 
@@ -57,12 +57,12 @@ def test_the_test_split_is_asked_in_stock_peft(base: Path, run: RunFolder, tmp_p
         return [True, False, True]
 
     questions = Questions([[1]] * 3, ["a"] * 3, [[2]] * 3, None, [])
-    written = write_peft(subject_of(run, recipe_for(base), task=Task(questions, answer)), tmp_path)
+    subject = subject_of(run, recipe_for(base), task=Task(questions, answer))
+    written = write_peft(subject, tmp_path)
     assert asked == [True, False]
     assert written.tasks[0].what == "PEFT's own layers"
-    assert "2 of 3 with the trained model, 2 with PEFT's own layers" in " ".join(
-        (tmp_path / "README.md").read_text().split()
-    )
+    text = card_of(subject, "peft", tmp_path, written)
+    assert "2 of 3 with the trained model, 2 with PEFT's own layers" in text
 
 
 def test_what_is_in_the_folder(base: Path, run: RunFolder, tmp_path: Path) -> None:
@@ -72,10 +72,9 @@ def test_what_is_in_the_folder(base: Path, run: RunFolder, tmp_path: Path) -> No
     write_peft(subject_of(run, recipe), tmp_path)
     names = {file.name for file in tmp_path.iterdir()} - {"run"}
     assert names == {
-        "README.md", "LICENSE", "tokenizer.json", "doratune.json",
-        "adapter_config.json", "adapter_model.safetensors",
+        "LICENSE", "tokenizer.json", "doratune.json", "adapter_config.json",
+        "adapter_model.safetensors",
     }  # fmt: skip
-    assert "written by a trainer" not in (tmp_path / "README.md").read_text()
     for name in ("adapter_model.safetensors", "adapter_config.json", "doratune.json"):
         assert (tmp_path / name).read_bytes() == (run.adapter / name).read_bytes()
     assert AdapterOrigin.read(tmp_path / "doratune.json").method == "dora"

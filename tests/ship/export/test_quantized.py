@@ -15,7 +15,8 @@ from doratune.errors import DependencyError, ModelError
 from doratune.record.export import ExportFile
 from doratune.record.run_folder import RunFolder
 from doratune.ship import merge_adapter
-from doratune.ship.export import export_forms, quantized_make, stage
+from doratune.ship.export import export_forms, quantized_make
+from doratune.ship.export.inputs import inputs_of
 from doratune.ship.export.quantized_make import calibration_data, make_quantized
 from doratune.ship.task import Task
 from tests.adapter.models import tokens
@@ -103,9 +104,7 @@ def test_calibration_is_training_data_in_the_models_template(
 
 def test_what_a_quantised_form_depends_on(wide_base: Path, wide_run: RunFolder) -> None:
     def inputs(**export: object) -> dict[str, str]:
-        return stage._inputs(
-            subject_of(wide_run, recipe_for(wide_base, export=export)), "quantized"
-        )
+        return inputs_of(subject_of(wide_run, recipe_for(wide_base, export=export)), "quantized")
 
     assert inputs() == inputs(lora_rank=3) == inputs(gguf_types=["f16"])
     for change in (

@@ -10,6 +10,7 @@ import pytest
 
 from doratune.adapter.origin import read_origin
 from doratune.base import fingerprint
+from doratune.data.questions import Questions
 from doratune.errors import AdapterError, ConfigError, StorageError, VerificationError
 from doratune.record.export import ExportFile
 from doratune.record.files import digest_file, digest_path
@@ -17,6 +18,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import ORIGIN, RecordFile, VerifyFile
 from doratune.ship import merge_adapter, verify_merged
 from doratune.ship.export import export_forms, stage
+from doratune.ship.task import Task
 from tests.ship.adapters import edit_tensors, write_origin
 from tests.ship.export.runs import recipe_for, seal, sealed_adapter, trained_run, write_figures
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -107,7 +109,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(base: Path, run: RunFo
 
 
 def test_what_a_form_depends_on(base: Path, run: RunFolder) -> None:
-    """Settings of a form, the adapter, and figures that its card tells; not other forms' settings."""
+    """Its settings, the adapter, the data, figures that its card tells; not other forms' settings."""
     export_forms(run, recipe_for(base), ["peft", "lora"])
     other = recipe_for(base, export={"lora_rank": 8})
     assert not export_forms(run, other, ["peft"])
@@ -123,6 +125,94 @@ def test_what_a_form_depends_on(base: Path, run: RunFolder) -> None:
     run.exported.unlink()
     assert export_forms(run, other, ["peft"])
     assert not export_forms(run, other, ["peft"])
+
+
+def changed_since(before: dict[Path, int], folder: Path) -> set[str]:
+    """Names of the files that were written since."""
+    return {path.name for path, time in times_of(folder).items() if before.get(path) != time}
+
+
+def times_of(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_other_figures_are_another_card_and_nothing_else(base: Path, run: RunFolder) -> None:
+    recipe, forms = recipe_for(base), ("peft", "lora", "bundle", "merged", "gguf")
+    merge_adapter(run, recipe)
+    export_forms(run, recipe, forms)
+    before, record = times_of(run.export), ExportFile.read(run.exported)
+    cards = {form: (run.export / form / "README.md").read_text() for form in forms}
+    verify_merged(run, recipe)
+    write_figures(run, recipe, of_data=False)
+    assert export_forms(run, recipe, forms)
+    assert changed_since(before, run.export) == {"README.md"}
+    again = ExportFile.read(run.exported)
+    for form in forms:
+        folder = run.export / form
+        card = (folder / "README.md").read_text()
+        assert "0.900" in card
+        assert cards[form] != card
+        assert all(sentence in card for sentence in again.forms[form].findings["README.md"])
+        assert {f.name: f.sha256 for f in again.forms[form].files} == {
+            path.name: digest_file(path) for path in folder.iterdir()
+        }
+        assert again.forms[form].logits == record.forms[form].logits
+    assert "compared with base and adapter" in (run.export / "gguf" / "README.md").read_text()
+    assert record.forms["merged"].notes
+    assert not again.forms["merged"].notes
+    assert again.forms["gguf"].notes == record.forms["gguf"].notes != []
+    assert not export_forms(run, recipe, forms)
+
+
+def test_a_card_that_was_interrupted_or_has_no_findings_is_made_with_its_form(
+    base: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(base)
+    export_forms(run, recipe, ["peft"])
+
+    def interrupted(*_: object) -> None:
+        (run.export / "peft" / "README.md").write_text("new")
+        raise KeyboardInterrupt
+
+    write_figures(run, recipe, of_data=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_cards", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export_forms(run, recipe, ["peft"])
+    before = times_of(run.export)
+    assert export_forms(run, recipe, ["peft"])
+    assert "0.900" in (run.export / "peft" / "README.md").read_text()
+    assert "adapter_model.safetensors" in changed_since(before, run.export)
+    file = ExportFile.read(run.exported)  # as versions before wrote it
+    file.forms["peft"] = file.forms["peft"].model_copy(update={"findings": {}})
+    file.write(run.exported)
+    before = times_of(run.export)
+    write_figures(run, recipe, accuracy=0.8, of_data=False)
+    assert export_forms(run, recipe, ["peft"])
+    assert "adapter_model.safetensors" in changed_since(before, run.export)
+    assert "0.800" in (run.export / "peft" / "README.md").read_text()
+
+
+def test_only_forms_that_are_asked_are_made_again_to_be_asked(base: Path, run: RunFolder) -> None:
+    recipe = recipe_for(base)
+    merge_adapter(run, recipe)
+    forms = ("peft", "merged", "bundle", "gguf")
+    export_forms(run, recipe, forms)
+    task = Task(Questions([[1]] * 2, ["a"] * 2, [[2]] * 2, ["a"], []), lambda *_: [True, False])
+    # The bundle is never asked, and GGUF files only where llama.cpp is at hand.
+    done = {form: export_forms(run, recipe, [form], task) for form in forms}
+    assert done == {"peft": True, "merged": True, "bundle": False, "gguf": False}
+    assert not export_forms(run, recipe, forms, task)
+    assert not export_forms(run, recipe, forms)  # the answers are kept
+    write_figures(run, recipe, of_data=False)
+    before = times_of(run.export)
+    assert export_forms(run, recipe, ["peft"])
+    assert changed_since(before, run.export) == {"README.md"}
+    record = ExportFile.read(run.exported).forms["peft"]
+    assert [task.num_right for task in record.tasks] == [1]
+    assert "1 of 2" in (run.export / "peft" / "README.md").read_text()
+    assert export_forms(run, recipe_for(base, export={"license": "mit"}), ["peft"])
+    assert not ExportFile.read(run.exported).forms["peft"].tasks
 
 
 def test_forms_of_the_merged_model(base: Path, run: RunFolder) -> None:

@@ -33,7 +33,7 @@ FORMS = ["peft", "bundle", "merged", "lora"]
 
 @pytest.fixture(autouse=True)
 def no_llama(monkeypatch: pytest.MonkeyPatch) -> None:
-    for user in ("export.gguf", "export.stage", "verification.forms"):
+    for user in ("export.gguf", "export.inputs", "verification.forms"):
         monkeypatch.setattr(f"doratune.ship.{user}.interpreter", lambda: None)
 
 
@@ -91,6 +91,8 @@ def test_only_what_has_changed_is_compared_again(
     recipe = recipe_for(base, **SECTIONS)
     leave(run, "peft", "bundle")
     verify_forms(run, recipe)
+    (run.export / "peft" / "README.md").write_text("another figure")
+    assert not verify_forms(run, recipe)
     (run.export / "peft" / "note.txt").write_text("new")
     seen = []
     load = verify_forms_module._load

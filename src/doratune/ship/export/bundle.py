@@ -17,8 +17,8 @@ from torch import Tensor
 from doratune.adapter.config import CONFIG
 from doratune.adapter.files import PREFIX, WEIGHTS
 from doratune.progress import track
-from doratune.record.files import digest_file, write_text
-from doratune.ship.export.model_card import model_card
+from doratune.record.files import digest_file
+from doratune.ship.export.model_card import CARD
 from doratune.ship.export.peft import copy_adapter, renew_origin
 from doratune.ship.export.subject import Subject, Written, base_name, serving_quantize
 from doratune.ship.merging.onto import plan_onto
@@ -67,5 +67,4 @@ def write_bundle(subject: Subject, folder: Path) -> Written:
         f"{len(scales)} layers with scales between {low:.4f} and {high:.4f}; leaving them out would "
         "leave the magnitude out."
     ]
-    write_text(folder / "README.md", model_card(subject, "bundle", findings))
-    return Written()
+    return Written({CARD: findings})

@@ -22,8 +22,7 @@ from doratune.ship.export.in_llama import (
     label_logprobs_in_llama,
     reference_of,
 )
-from doratune.ship.export.merged import verified
-from doratune.ship.export.model_card import model_card
+from doratune.ship.export.model_card import CARD
 from doratune.ship.export.modelfile import modelfile
 from doratune.ship.export.subject import Subject, Written, base_license, copy_license
 from doratune.ship.stage import golden_inputs
@@ -60,28 +59,29 @@ def write_gguf_form(subject: Subject, folder: Path) -> Written:
         adapter_digest=digest_path(run.adapter),
     )
     files = {kind: folder / f"{recipe.name}-{kind}.gguf" for kind in recipe.export.gguf_types}
-    notes = [verified(subject)]
+    findings = []
     for kind, file in files.items():
         write_gguf(run.merged, file, kind, labels)
         count = check_gguf(run.merged, file, kind)
-        notes.append(
+        findings.append(
             f"`{file.name}`: {count} tensors read back, none further off than {kind} rounds."
         )
     logits, tokens = _in_llama(subject, files)
     tasks = _task_costs(subject, files)
-    notes += [_sentence(check) for check in logits] + [_token_sentence(check) for check in tokens]
-    notes += map(task_sentence, tasks)
+    findings += [_sentence(check) for check in logits]
+    findings += [_token_sentence(check) for check in tokens]
+    findings += map(task_sentence, tasks)
     missing = (
         "Not run in llama.cpp: llama-cpp-python is not installed. Install doratune[llama], or name an "
         f"interpreter that has it in {VARIABLE}, and export again."
     )
-    notes += [] if logits else [missing]
+    findings += [] if logits else [missing]
     tokenizer = load_tokenizer(run.merged)
     first = next(iter(files.values())).name
     write_text(folder / "Modelfile", _modelfile(subject, tokenizer, first))
     copy_license(subject, folder)
-    write_text(folder / "README.md", model_card(subject, "gguf", notes))
     return Written(
+        {CARD: findings},
         logits=tuple(logits),
         tokens=tuple(tokens),
         tasks=tuple(tasks),

@@ -16,7 +16,7 @@ from doratune.base import load_base
 from doratune.record.export import Approximation, LogitCheck, TaskCost
 from doratune.record.files import write_text
 from doratune.ship.export.lora_svd import write_lora
-from doratune.ship.export.model_card import model_card
+from doratune.ship.export.model_card import CARD
 from doratune.ship.export.peft import change_config, copy_adapter, renew_origin
 from doratune.ship.export.subject import Subject, Written, serving_quantize
 from doratune.ship.merging.onto import plan_onto
@@ -60,8 +60,7 @@ def write_approximation(subject: Subject, folder: Path) -> Written:
     write_text(folder / "approximation.json", approximation.model_dump_json(indent=2) + "\n")
     logits, tasks = _cost(subject, folder)
     findings = describe(approximation, logits, tasks)
-    write_text(folder / "README.md", model_card(subject, "lora", findings))
-    return Written(approximation=approximation, logits=(logits,), tasks=tasks)
+    return Written({CARD: findings}, approximation=approximation, logits=(logits,), tasks=tasks)
 
 
 def _cost(subject: Subject, folder: Path) -> tuple[LogitCheck, tuple[TaskCost, ...]]:

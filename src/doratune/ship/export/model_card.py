@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from doratune import __version__
 from doratune.record.evaluation import METRICS, EvalFile, Interval
 from doratune.record.export import Form
+from doratune.record.files import write_text
 from doratune.record.schemas import ORIGIN, AdapterOrigin, DataFile, TrainFile
 from doratune.ship.export.subject import (
+    FROM_MERGED,
     License,
     Subject,
     base_license,
     base_name,
     is_approximate,
     standing,
+    verified,
 )
+
+CARD = "README.md"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -72,6 +78,15 @@ _FORMS = {
     "quantized": "**An approximation**: the whole model in fewer bits.",
     "bundle": "The adapter with its output scales, for serving engines.",
 }
+
+
+def write_cards(
+    subject: Subject, form: Form, folder: Path, findings: Mapping[str, Sequence[str]]
+) -> None:
+    """Writes the cards of a form that lies in ``folder``, by what was found out when it was made."""
+    of_merged = [verified(subject)] if form in FROM_MERGED else []
+    for name, sentences in findings.items():
+        write_text(folder / name, model_card(subject, form, [*of_merged, *sentences]))
 
 
 def model_card(subject: Subject, form: Form, findings: Sequence[str]) -> str:

@@ -14,13 +14,13 @@ from doratune.adapter.origin import file_digests, read_origin
 from doratune.base import load_base
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import ORIGIN
-from doratune.ship.export.model_card import model_card
+from doratune.ship.export.model_card import CARD
 from doratune.ship.export.subject import Subject, Written, copy_license
 from doratune.ship.task import ask_form, task_sentence
 
 
 def write_peft(subject: Subject, folder: Path) -> Written:
-    """Copies the adapter, after reading it whole, with tokenizer, origin, licence and card.
+    """Copies the adapter, after reading it whole, with tokenizer, origin and licence.
 
     Raises:
         AdapterError: The adapter is incomplete.
@@ -31,9 +31,7 @@ def write_peft(subject: Subject, folder: Path) -> Written:
         f"It is the trained adapter itself: {num_layers} layers, the files copied byte for byte."
     ]
     tasks = ask_form(subject, "PEFT's own layers", lambda: _in_stock_peft(subject, folder))
-    findings += map(task_sentence, tasks)
-    write_text(folder / "README.md", model_card(subject, "peft", findings))
-    return Written(tasks=tasks)
+    return Written({CARD: [*findings, *map(task_sentence, tasks)]}, tasks=tasks)
 
 
 def _in_stock_peft(subject: Subject, folder: Path) -> PeftModel:
@@ -45,7 +43,7 @@ def _in_stock_peft(subject: Subject, folder: Path) -> PeftModel:
 def copy_adapter(subject: Subject, folder: Path) -> None:
     """Copies an adapter folder without the card that a trainer may have left, and the licence."""
     for file in sorted(subject.run.adapter.iterdir()):
-        if file.is_file() and file.name != "README.md" and not file.name.startswith("."):
+        if file.is_file() and file.name != CARD and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)
     copy_license(subject, folder)
 

@@ -14,11 +14,9 @@ from doratune.adapter.base_weight import forbid_repacking
 from doratune.adapter.config import CONFIG
 from doratune.base import load_base, tensor_files
 from doratune.record.export import LogitCheck, TaskCost
-from doratune.record.files import write_text
 from doratune.record.quantized import Quantized, QuantizedType
 from doratune.record.schemas import ORIGIN
-from doratune.ship.export.merged import verified
-from doratune.ship.export.model_card import model_card
+from doratune.ship.export.model_card import CARD
 from doratune.ship.export.quantized_check import compare_quantized
 from doratune.ship.export.quantized_make import make_quantized, require
 from doratune.ship.export.subject import Subject, Written, copy_license
@@ -47,6 +45,7 @@ def write_quantized(subject: Subject, folder: Path) -> Written:
     records: list[Quantized] = []
     logits: list[LogitCheck] = []
     tasks: list[TaskCost] = []
+    findings: dict[str, list[str]] = {}
     for kind in kinds:
         target = folder / kind
         target.mkdir()
@@ -56,9 +55,8 @@ def write_quantized(subject: Subject, folder: Path) -> Written:
         records.append(record)
         logits.append(check)
         tasks += asked
-        findings = [verified(subject), *describe(record, check), *map(task_sentence, asked)]
-        write_text(target / "README.md", model_card(subject, "quantized", findings))
-    return Written(logits=tuple(logits), tasks=tuple(tasks), quantized=tuple(records))
+        findings[f"{kind}/{CARD}"] = [*describe(record, check), *map(task_sentence, asked)]
+    return Written(findings, logits=tuple(logits), tasks=tuple(tasks), quantized=tuple(records))
 
 
 def _write(subject: Subject, target: Path, kind: QuantizedType) -> tuple[Quantized, LogitCheck]:
@@ -99,7 +97,7 @@ def _copy_others(subject: Subject, target: Path) -> None:
     """Tokenizer, template and licence as they lie beside the merged weights."""
     for file in sorted(subject.run.merged.iterdir()):
         weights = file.suffix == ".safetensors" or file.name.endswith(".index.json")
-        if not weights and file.name not in ("config.json", "README.md"):
+        if not weights and file.name not in ("config.json", CARD):
             shutil.copyfile(file, target / file.name)
     if (subject.run.adapter / ORIGIN).exists():
         shutil.copyfile(subject.run.adapter / ORIGIN, target / ORIGIN)

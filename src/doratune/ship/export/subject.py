@@ -12,9 +12,12 @@ from doratune.recipe.schema import Recipe
 from doratune.record.export import Approximation, Form, LogitCheck, TaskCost, TokenCheck
 from doratune.record.quantized import Quantized
 from doratune.record.run_folder import RunFolder
-from doratune.record.schemas import MergeFile, Onto
+from doratune.record.schemas import MergeFile, Onto, VerifyFile
 from doratune.ship.merging.onto import Quantize, bits, quantized_in_training
 from doratune.ship.task import Task
+
+FROM_MERGED: tuple[Form, ...] = ("merged", "gguf", "quantized")
+"""Forms that are made from the merged checkpoint."""
 
 _LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
@@ -36,6 +39,8 @@ class Subject(NamedTuple):
 class Written(NamedTuple):
     """What writing a form found out about it."""
 
+    findings: dict[str, list[str]]
+    """How near it is to the trained model, in sentences, by the name of the card that tells them."""
     approximation: Approximation | None = None
     logits: tuple[LogitCheck, ...] = ()
     tokens: tuple[TokenCheck, ...] = ()
@@ -88,6 +93,22 @@ def standing(subject: Subject, form: Form) -> list[str]:
             "the trained one.",
         }[onto]
     ]
+
+
+def verified(subject: Subject) -> str:
+    """What is known of the merged weights, in a sentence."""
+    merged = MergeFile.read(subject.run.merge)
+    if not subject.run.verify.exists():
+        return (
+            f"Merged into {merged.dtype}; not compared with base and adapter: `doratune verify` "
+            "did not run."
+        )
+    verify = VerifyFile.read(subject.run.verify)
+    return (
+        f"Merged into {merged.dtype} and compared with base and adapter in float32: mean KL "
+        f"{verify.mean_kl:.1e} nats, the same most likely token at {verify.top1_agreement:.2%} of "
+        f"{verify.num_tokens:,} positions."
+    )
 
 
 def serving_quantize(subject: Subject) -> Quantize | None:

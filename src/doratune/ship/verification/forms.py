@@ -25,6 +25,7 @@ from doratune.record.files import digest_json, digest_path
 from doratune.record.run_folder import RunFolder
 from doratune.record.verification import FormCheck, FormsFile
 from doratune.ship.export.in_llama import check_in_llama, interpreter, reference_of
+from doratune.ship.export.model_card import CARD
 from doratune.ship.merging.checkpoint import stored_dtype
 from doratune.ship.stage import golden_inputs
 from doratune.ship.verification.bundle_model import load_bundle
@@ -127,7 +128,8 @@ def _common_inputs(subject: _Subject) -> dict[str, Any]:
 
 def _inputs(common: dict[str, Any], found: _Found) -> str:
     python = interpreter() if found.form == "gguf" else None
-    return digest_json({**common, "form": digest_path(found.path), "llama": python})
+    form = digest_path(found.path, but_for=CARD)  # a new figure in it makes no other model
+    return digest_json({**common, "form": form, "llama": python})
 
 
 def _check(subject: _Subject, found: _Found, inputs: str) -> FormCheck:
