@@ -24,11 +24,11 @@ def llama_with_bias(dtype: torch.dtype = torch.float32) -> nn.Module:
     return model.to(dtype)
 
 
-def gpt2() -> nn.Module:
+def gpt2(n_embd: int = 32) -> nn.Module:
     """Its projections are transformers' Conv1D: weights stored (in, out)."""
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=400, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.1
+        vocab_size=400, n_positions=64, n_embd=n_embd, n_layer=2, n_head=4, initializer_range=0.1
     )
     return GPT2LMHeadModel(config).eval()
 

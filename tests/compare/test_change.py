@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.stats import bootstrap, linregress, pearsonr
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from doratune.adapter.base_weight import base_weight
+from doratune.adapter import read_adapter
 from doratune.adapter.origin import file_digests
+from doratune.base import load_base
 from doratune.compare.change import (
-    _through_int8,
     changed,
     correlate_changes,
     matrix_changes,
@@ -140,42 +141,40 @@ def test_weights_that_are_stored_transposed(arm: Arm, tmp_path: Path) -> None:
         assert change.direction_change == pytest.approx(direction, rel=1e-5)
 
 
-def test_a_quantised_base_is_what_its_layers_multiply_with(base: Path, tmp_path: Path) -> None:
-    """A QDoRA adapter at its start has moved nothing, though its magnitudes are not those of W."""
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    run = run_folder(tmp_path / "run", quantize="nf4")
-    save_adapter(base, run.adapter)
-    weights = load_file(base / "model.safetensors")
-    file = run.adapter / "adapter_model.safetensors"
-    tensors = load_file(file)
-    for name in list(tensors):
-        layer, _, part = name.removeprefix("base_model.model.").rpartition(".")
-        if part == "lora_magnitude_vector":
-            quantised = bitsandbytes.nn.Params4bit(
-                weights[f"{layer}.weight"], requires_grad=False, quant_type="nf4"
-            ).to("cpu")
-            weight = bitsandbytes.functional.dequantize_4bit(quantised.data, quantised.quant_state)
-            tensors[name] = weight.norm(dim=1)
-        elif "lora_B" in name:
-            tensors[name] = torch.zeros_like(tensors[name])
-    save_file(tensors, file, metadata={"format": "pt"})
+def held(layer: Any) -> Tensor:
+    """What a quantised layer stands for, by bitsandbytes' own functions."""
+    functional = pytest.importorskip("bitsandbytes").functional
+    if hasattr(layer.weight, "SCB"):
+        return functional.int8_vectorwise_dequant(layer.weight.CB, layer.weight.SCB)
+    return functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("model", ["linear", "Conv1D"])
+def test_a_quantised_base_is_what_its_layers_multiply_with(
+    tmp_path: Path, model: str, quantize: Literal["nf4", "int8"]
+) -> None:
+    """transformers quantises GPT-2's (in, out) weights transposed, in blocks along the inputs."""
+    pytest.importorskip("bitsandbytes")
+    base = tmp_path / "base"
+    if model == "linear":
+        save_tiny(base, hidden_size=64, intermediate_size=128)
+    else:
+        gpt2(n_embd=64).save_pretrained(base)
+    run = run_folder(tmp_path / "run", quantize=quantize)
+    save_adapter(base, run.adapter, fan_in_fan_out=model == "Conv1D")
     signed(run)
-    for change in matrix_changes(run, base, "qdora", seed=0):
-        assert change.magnitude_change < 1e-6
-        assert change.direction_change < 1e-12
-    dense = run_folder(tmp_path / "dense")
-    run.adapter.rename(dense.adapter)
-    assert all(c.magnitude_change > 1e-4 for c in matrix_changes(dense, base, "dora", seed=0))
-
-
-def test_a_base_in_8_bits_is_what_its_layers_hold() -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    layer = bitsandbytes.nn.Linear8bitLt(64, 16, has_fp16_weights=False)
-    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
-    layer.load_state_dict({"weight": weight.clone()}, strict=False)
-    held = base_weight(layer.to("cpu")).rows(torch.arange(16))
-    assert torch.equal(_through_int8(weight), held)
-    assert not torch.equal(held, weight)
+    quantised = load_base(base, "float32", quantize)
+    adapter = read_adapter(run.adapter).layers
+    changes = matrix_changes(run, base, "qdora", seed=0)
+    assert {change.layer for change in changes} == set(adapter)
+    for change in changes:
+        W = held(quantised.get_submodule(change.layer)).double()
+        delta = adapter[change.layer]
+        V = W + delta.scaling * delta.B.double() @ delta.A.double()
+        magnitude, direction = truth(W, delta.magnitude[:, None] * V / V.norm(dim=1, keepdim=True))
+        assert change.magnitude_change == pytest.approx(magnitude, rel=1e-5)
+        assert change.direction_change == pytest.approx(direction, rel=1e-5)
 
 
 def test_pieces_of_a_matrix_and_its_zero_rows(monkeypatch: pytest.MonkeyPatch) -> None:

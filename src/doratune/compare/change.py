@@ -31,7 +31,8 @@ from doratune.record.comparison import Arm, ChangeCorrelation, MatrixChange
 from doratune.record.evaluation import Interval
 from doratune.record.run_folder import RunFolder
 from doratune.ship.merging.checkpoint import Plan, plan_merge, read_tensor
-from doratune.ship.merging.weight import merged_weight
+from doratune.ship.merging.onto import QuantizedBase
+from doratune.ship.merging.weight import as_matrix, merged_weight
 from doratune.ship.merging.write import check_fit
 from doratune.train.build import lora_config
 
@@ -48,11 +49,11 @@ _PIECE_ELEMENTS = 1 << 22
 
 
 def matrix_changes(run: RunFolder, base_path: Path, arm: Arm, seed: int) -> list[MatrixChange]:
-    """How far one training moved every weight matrix it was given; reads one matrix at a time.
+    """How far one training moved every weight matrix it was given; one matrix at a time in float32.
 
     Needs the run's ``adapter/`` folder, or for full fine-tuning the model there: call it before that is
     deleted. Of a fully fine-tuned model, the matrices are those that the recipe's ``target_modules``
-    name. Over a quantised base, W0 is the dequantised weight, which training started from.
+    name. Over a quantised base, which is loaded for it, W0 is what a layer multiplies with.
 
     Args:
         run: The run folder of the job, trained.
@@ -66,9 +67,9 @@ def matrix_changes(run: RunFolder, base_path: Path, arm: Arm, seed: int) -> list
     """
     plan = plan_merge(base_path, run.adapter)
     quantize = load_recipe(run.recipe).model.quantize
-    pairs = (
-        _full(run, base_path) if plan.method == "full" else _adapted(plan, run.adapter, quantize)
-    )
+    if quantize is not None:
+        plan = QuantizedBase(base_path, quantize).plan(plan)
+    pairs = _full(run, base_path) if plan.method == "full" else _adapted(plan, run.adapter)
     return [
         MatrixChange(
             arm=arm,
@@ -140,19 +141,13 @@ def changed(W_OI: Tensor, tuned_OI: Tensor) -> tuple[Tensor, Tensor]:
 _Changes = Iterator[tuple[str, tuple[Tensor, Tensor]]]
 
 
-def _adapted(plan: Plan, adapter_path: Path, quantize: str | None) -> _Changes:
+def _adapted(plan: Plan, adapter_path: Path) -> _Changes:
     for name, layer in plan.layers.items():
         delta = plan.deltas[name]
         weight = plan.weight(name)
         check_fit(layer, weight, delta, adapter_path)
-        weight = weight.float()
-        if quantize is not None:
-            weight = _through_nf4(weight) if quantize == "nf4" else _through_int8(weight)
         tuned = merged_weight(weight, delta)
-        if delta.fan_in_fan_out:
-            weight, tuned = weight.T, tuned.T
-        weight, tuned = weight.flatten(1), tuned.flatten(1)
-        yield layer, changed(weight, tuned)
+        yield layer, changed(as_matrix(weight.float(), delta), as_matrix(tuned, delta))
 
 
 def _full(run: RunFolder, base_path: Path) -> _Changes:
@@ -184,24 +179,6 @@ def _weight(files: dict[str, Path], layer: str, path: Path) -> Tensor:
         f"{path} holds no {wanted}, which the model's config.json describes. Save the model again with "
         "`model.save_pretrained(folder)`."
     )
-
-
-def _through_nf4(weight: Tensor) -> Tensor:
-    """What a quantised base multiplies with, in float32."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-    dequantized: Tensor = dequantize_4bit(packed, state)
-    return dequantized
-
-
-def _through_int8(weight: Tensor) -> Tensor:
-    """The same of a base in 8 bits, (out_features, in_features)."""
-    from bitsandbytes.functional import int8_vectorwise_quant
-
-    rounded_OI, largest_O, _ = int8_vectorwise_quant(weight.half())
-    dequantized: Tensor = rounded_OI.float() * (largest_O[:, None] / 127)
-    return dequantized
 
 
 def _kind(layer: str) -> str:
