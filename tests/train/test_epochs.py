@@ -22,7 +22,7 @@ from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import RecordFile, Step, TrainFile
 from doratune.train import train_model
 from doratune.train.epochs import EpochLog
-from doratune.train.validation import Validation, evaluating
+from doratune.train.validation import Validation
 from tests.base.test_likelihood import plain_logprob
 from tests.tiny import tiny_model
 from tests.train.test_stage import prepared, recipe
@@ -202,23 +202,6 @@ def stop_after(run: RunFolder, settings: Recipe, step: int) -> None:
         with pytest.raises(KeyboardInterrupt):
             train_model(run, settings)
     assert "train" not in RecordFile.read(run.record).stages
-
-
-def stop(model: torch.nn.Module) -> None:
-    with evaluating(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError("stop")
-
-
-def test_every_part_of_a_model_goes_back_into_its_mode() -> None:
-    model = tiny_model().train()
-    model.model.layers[0].eval()
-    before = [module.training for module in model.modules()]
-    state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="stop"):
-        stop(model)
-    assert [module.training for module in model.modules()] == before
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_measuring_draws_no_random_number(tmp_path: Path, tiny_base: Path) -> None:

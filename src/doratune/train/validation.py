@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
 from doratune.base.confidence import (
     calibration_error,
@@ -16,6 +14,7 @@ from doratune.base.confidence import (
     label_losses,
     probabilities,
 )
+from doratune.base.eval_mode import evaluating
 from doratune.base.label_likelihood import label_logprobs
 from doratune.base.likelihood import answer_nll
 from doratune.data import Renderer, read_examples
@@ -137,15 +136,3 @@ class Validation:
             batch_size=self.settings.batch_size,
             description="",
         )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model in evaluation mode, and every part of it back into the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -7,8 +7,7 @@ The limits follow from the coarsest precision on either side: `compare_layers` f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from doratune.base.eval_mode import evaluating
 from doratune.errors import ModelError
 from doratune.ship.verification.compare_layers import (
     ROUNDOFF,
@@ -102,7 +102,7 @@ def compare_models(
         )
     ours, _ = _load(reference)
     theirs, stored = _load(other)
-    with _evaluating(ours), _evaluating(theirs):
+    with evaluating(ours), evaluating(theirs):  # dropout would tell any two models apart
         return compare_loaded(ours, theirs, prompts, dtype or stored)
 
 
@@ -211,18 +211,6 @@ def _load(model: Model) -> tuple[Any, torch.dtype | None]:
             )
         return load_tuned(base, folder, "float32"), None
     return load_base(folder, "float32"), getattr(torch, stored_dtype(folder))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while: dropout would tell any two models apart."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _roundoff(model: nn.Module) -> float:
