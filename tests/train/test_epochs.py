@@ -207,8 +207,9 @@ def stop_after(run: RunFolder, settings: Recipe, step: int) -> None:
 def test_measuring_draws_no_random_number(tmp_path: Path, tiny_base: Path) -> None:
     settings = settings_of(tmp_path, tiny_base)
     validation = Validation(prepared(tmp_path, settings), settings, load_tokenizer(tiny_base))
+    model = tiny_model().train()  # which seeds
     state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    validation.figures(tiny_model().train())
+    validation.figures(model)
     assert torch.equal(torch.get_rng_state(), state[0])
     assert (np.random.get_state()[1] == state[1]).all()
 
