@@ -91,10 +91,12 @@ def _origin_problems(path: Path, base_path: Path | None, facts: AdapterFacts) ->
 def _compare(
     weights: AdapterWeights, path: Path, base_path: Path, facts: AdapterFacts
 ) -> dict[str, LayerFit]:
+    from doratune.base.tensors import tensor_files  # more than the core packages
+
     facts.compared_with = str(base_path)
     model = skeleton(base_path)
     if model is not None:
-        facts.problems += place_problems(model, weights)
+        facts.problems += place_problems(model, weights, tensor_files(base_path))
     fits = list(fit_to_folder(weights, base_path))
     facts.distance = distance(fits)
     if facts.belongs is None:

@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from doratune.adapter.config import is_targeted, peft_config
 from doratune.adapter.files import AdapterWeights
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
+def place_problems(
+    model: nn.Module, weights: AdapterWeights, stored: Mapping[str, Path] = MappingProxyType({})
+) -> Iterator[str]:
     """For what an adapter is refused on this model, its weights not looked at.
 
     Args:
         model: Without any adapter; it may be on the meta device.
         weights: The adapter.
+        stored: Tensors of the model's checkpoint, and where each lies. A linear layer may be there that
+            the model does not have: experts were layers before transformers 5, which fuses them.
     """
     modules = dict(model.named_modules())
     kind = type(model).__name__
+    only_stored = {
+        layer: _stored_shape(stored, f"{layer}.weight")
+        for layer, delta in weights.layers.items()
+        if layer not in modules and f"{layer}.weight" in stored and not delta.fan_in_fan_out
+    }
     for layer, delta in weights.layers.items():
-        if delta.is_parameter:
-            continue  # looked at when it was read, together with its base
         module = modules.get(layer)
         expected = delta.weight_shape
         if delta.fan_in_fan_out and not delta.is_embedding:
             expected = expected[::-1]
-        if module is None:
+        if delta.is_parameter or only_stored.get(layer) == expected:
+            continue  # parameters were looked at when they were read, together with their base
+        if module is None and layer not in only_stored:
             yield (
                 f"layer {layer}: the adapter adapts it, and this {kind} does not have it. It was "
-                "trained on another base model."
+                "trained on another base model, or under a transformers that named its layers "
+                "otherwise (experts, before 5): then `doratune adapter merge` takes it."
             )
-        elif (found := _weight_shape(module)) != expected:
+        elif (found := only_stored.get(layer) or _weight_shape(module)) != expected:
             yield (
                 f"layer {layer}: the adapter fits a weight of shape {expected}, but this model's has "
                 f"{found}. It was trained on another base model."
@@ -59,12 +69,12 @@ def place_problems(model: nn.Module, weights: AdapterWeights) -> Iterator[str]:
     config = peft_config(weights.config)
     if config.target_modules == "all-linear":
         return  # PEFT decides when it is put on, and what lacks then is found there
-    for name, module in modules.items():
-        if (
-            isinstance(module, _ADAPTABLE)
-            and name not in weights.layers
-            and is_targeted(config, name)
-        ):
+    layers = {name for name, module in modules.items() if isinstance(module, _ADAPTABLE)}
+    if only_stored:
+        named = {name.removesuffix(".weight") for name in stored if name.endswith(".weight")}
+        layers |= named - modules.keys()
+    for name in sorted(layers - weights.layers.keys()):
+        if is_targeted(config, name):
             yield (
                 f"layer {name}: adapter_config.json adapts it, but the file holds nothing for it, so "
                 "that PEFT would leave it as it starts. The file is not complete, or it was trained "
@@ -104,6 +114,11 @@ def skeleton(base_path: Path) -> nn.Module | None:
         return empty_model(base_path)
     except (OSError, ValueError, KeyError, ImportError):
         return None
+
+
+def _stored_shape(stored: Mapping[str, Path], name: str) -> tuple[int, ...]:
+    with safe_open(stored[name], framework="pt") as tensors:
+        return tuple(tensors.get_slice(name).get_shape())
 
 
 def _weight_shape(module: Any) -> tuple[int, ...]:

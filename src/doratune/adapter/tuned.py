@@ -11,7 +11,7 @@ from doratune.adapter.fit import fit_problems, fit_to_folder
 from doratune.adapter.load import load_adapter
 from doratune.adapter.origin import check_name, check_origin, read_origin
 from doratune.adapter.place import place_problems, skeleton
-from doratune.base import load_base
+from doratune.base import load_base, tensor_files
 from doratune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def check_foreign(weights: AdapterWeights, base_path: Path, adapter_path: Path) 
     """
     check_name(weights, str(base_path), adapter_path)
     model = skeleton(base_path)
-    for problem in () if model is None else place_problems(model, weights):
+    stored = tensor_files(base_path)
+    for problem in () if model is None else place_problems(model, weights, stored):
         raise AdapterError(f"{adapter_path}, {problem}")
     for problem in fit_problems(fit_to_folder(weights, base_path), str(base_path)):
         raise AdapterError(f"{adapter_path}: {problem}")

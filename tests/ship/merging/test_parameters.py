@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from doratune.adapter import load_adapter
+from doratune.adapter.describe import describe
 from doratune.errors import AdapterError
 from doratune.ship.merging.checkpoint import plan_merge
 from doratune.ship.merging.merge import merge
 from doratune.ship.merging.several import Weighted, merge_weighted
 from doratune.ship.verification.compare_weights import ARITHMETIC, compare_weights
+from tests.adapter.folders import edit_tensors
 from tests.experts import load, logits, peft_model, save_adapter, save_base
 
 BOTH = ["experts.gate_up_proj", "experts.down_proj"]
@@ -135,3 +140,52 @@ def test_twice_in_the_checkpoint(tmp_path: Path) -> None:
     save_file(tensors, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(AdapterError, match=r"makes of 5 tensors .* by MergeModulelist\(dim=0\)"):
         merge(base, adapter, tmp_path / "merged", "float32")
+
+
+def experts_as_layers(base: Path, **config: Any) -> PeftModel:
+    """An adapter of every expert's own layers, as it was trained under transformers 4."""
+    root = nn.Module()
+    for name, W in load_file(base / "model.safetensors").items():
+        *path, last = name.removesuffix(".weight").split(".")
+        parent = root
+        for part in path:
+            if not hasattr(parent, part):
+                parent.register_module(part, nn.Module())
+            parent = getattr(parent, part)
+        if W.ndim == 2:
+            parent.register_module(last, nn.Linear(W.shape[1], W.shape[0], bias=False))
+            getattr(parent, last).weight.data = W.clone()
+    settings: dict[str, Any] = {"r": 2, "target_modules": ["w1", "w2", "w3", "gate", "v_proj"]}
+    model = get_peft_model(root, LoraConfig(**settings, **config))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+        elif "magnitude" in name:
+            parameter.data *= 1 + 0.1 * torch.rand_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("use_dora", [True, False])
+def test_experts_that_were_layers_when_trained(tmp_path: Path, use_dora: bool) -> None:
+    base, adapter = save_base("mixtral", tmp_path / "base"), tmp_path / "adapter"
+    theirs = experts_as_layers(base, use_dora=use_dora)
+    theirs.save_pretrained(str(adapter))
+    assert describe(adapter, base).problems == []
+    assert merge(base, adapter, tmp_path / "merged", "float32").num_merged_tensors == 2 * (9 + 2)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    for name, expected in theirs.double().merge_and_unload().state_dict().items():
+        torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(AdapterError, match=r"does not have it.*then `doratune adapter merge`"):
+        load_adapter(load(base), adapter)
+    edit_tensors(
+        adapter,
+        lambda t: [t.pop(key) for key in list(t) if "0.block_sparse_moe.experts.2.w3" in key],
+    )
+    with pytest.raises(AdapterError, match=r"experts\.2\.w3: .* holds nothing for it"):
+        merge(base, adapter, tmp_path / "again", "float32")
+    wide = save_base("mixtral", tmp_path / "wide", intermediate_size=32)
+    with pytest.raises(
+        AdapterError, match=r"w1: .* shape \(24, 16\), but this model's has \(32, 16\)"
+    ):
+        merge(wide, adapter, tmp_path / "again", "float32")
