@@ -176,6 +176,12 @@ def test_experts_that_were_layers_when_trained(tmp_path: Path, use_dora: bool) -
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     for name, expected in theirs.double().merge_and_unload().state_dict().items():
         torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-6)
+    if use_dora:
+        with pytest.raises(ValueError, match="does not work with use_dora"):
+            peft_model(base, adapter)
+    else:  # PEFT converts it when it is loaded
+        converted = logits(peft_model(base, adapter))
+        torch.testing.assert_close(logits(load(tmp_path / "merged")), converted, rtol=0, atol=1e-5)
     with pytest.raises(AdapterError, match=r"does not have it.*then `doratune adapter merge`"):
         load_adapter(load(base), adapter)
     edit_tensors(
