@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from doratune.record.quantized import Quantized
-from doratune.record.schemas import Record, RunFile
+from doratune.record.schemas import LogitDifference, Record, RunFile
 from doratune.record.schemas import TaskCost as TaskCost
 
 Form = Literal["peft", "lora", "merged", "gguf", "bundle", "quantized"]
@@ -52,19 +52,12 @@ class Approximation(Record):
     layers: list[LayerApproximation]
 
 
-class LogitCheck(Record):
+class LogitCheck(LogitDifference):
     """An exported form against the trained model on golden inputs."""
 
     what: str
     """The form that was run, such as ``llama.cpp, q8_0``."""
     against: Literal["sidecar", "merged"]
-    num_tokens: int
-    max_abs_difference: float
-    mean_abs_difference: float
-    mean_kl: float
-    """Nats, mean over positions."""
-    max_kl: float
-    top1_agreement: float
     perplexity: float | None = None
     """Of the golden inputs, in the exported form."""
     reference_perplexity: float | None = None

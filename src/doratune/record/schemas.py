@@ -346,37 +346,36 @@ class TaskCost(Record):
     num_gained: int
 
 
-class OntoFidelity(Record):
+class LogitDifference(Record):
+    """How far the logits of a model are from a reference's, over all positions of all golden inputs."""
+
+    num_tokens: int
+    """Positions whose logits were compared."""
+    max_abs_difference: float
+    """Over all logits."""
+    mean_abs_difference: float
+    mean_kl: float
+    """KL(reference || other), nats, mean over positions."""
+    max_kl: float
+    top1_agreement: float
+    """Share of positions with the same most likely token."""
+
+
+class OntoFidelity(LogitDifference):
     """A merge onto one choice of the base's weights, against base and adapter as trained."""
 
     num_bytes: int
     """Of the merged weights."""
-    num_tokens: int
-    max_abs_difference: float
-    mean_abs_difference: float
-    mean_kl: float
-    max_kl: float
-    top1_agreement: float
     task: TaskCost | None = None
     """None where the test split was not asked."""
 
 
-class VerifyFile(RunFile):
-    """``verify.json``: whether the merged model is the sidecar model."""
+class VerifyFile(LogitDifference, RunFile):
+    """``verify.json``: whether the merged model is the sidecar model, both computing in float32."""
 
     passed: bool
     dtype: str
     num_prompts: int
-    num_tokens: int
-    """Positions whose logits were compared."""
-    max_abs_difference: float
-    """Over all logits, both models computing in float32."""
-    mean_abs_difference: float
-    mean_kl: float
-    """KL(sidecar || merged), nats, mean over positions."""
-    max_kl: float
-    top1_agreement: float
-    """Share of positions with the same most likely token."""
     thresholds: dict[str, float]
     failures: list[str]
     """One sentence for each threshold that was crossed."""

@@ -18,7 +18,10 @@ _POSITIONS = 128
 
 
 class LogitFigures(NamedTuple):
-    """How far apart two models are, over all positions of all prompts."""
+    """How far apart two models are, over all positions of all prompts.
+
+    The fields of `LogitDifference`, which is written; comparing models needs no pydantic.
+    """
 
     num_tokens: int
     max_abs_difference: float
