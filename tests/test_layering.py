@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "src" / "doratune"
 FLOORS = [
     {"errors"},
-    {"endpoint", "progress", "ops", "record"},
+    {"endpoint", "eval_mode", "progress", "ops", "record"},
     {"recipe"},
     {"base"},
     {"adapter", "data", "report"},

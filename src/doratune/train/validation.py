@@ -14,13 +14,13 @@ from doratune.base.confidence import (
     label_losses,
     probabilities,
 )
-from doratune.base.eval_mode import evaluating
 from doratune.base.label_likelihood import label_logprobs
 from doratune.base.likelihood import answer_nll
 from doratune.data import Renderer, read_examples
 from doratune.data.questions import VALIDATION_QUESTIONS, make_questions, some_of
 from doratune.data.texts import read_texts
 from doratune.errors import DataError
+from doratune.eval_mode import evaluating
 from doratune.recipe import Recipe
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile

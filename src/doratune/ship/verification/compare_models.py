@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from doratune.base.eval_mode import evaluating
 from doratune.errors import ModelError
+from doratune.eval_mode import evaluating
 from doratune.ship.verification.compare_layers import (
     ROUNDOFF,
     LayerOutput,

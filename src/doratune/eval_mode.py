@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode for a while. Needs torch alone, as the fast layers do and comparing models too."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from doratune.base.eval_mode import evaluating
+from doratune.eval_mode import evaluating
 from tests.tiny import tiny_model
 
 
