@@ -15,12 +15,12 @@ from doratune.ship.merging.merge import merge
 from doratune.ship.merging.weight import merged_weight
 from doratune.ship.verification.compare_weights import (
     ARITHMETIC,
-    ROUNDOFF,
     compare_weights,
     norm_error,
     norm_threshold,
     weight_error,
 )  # fmt: skip
+from doratune.ship.verification.roundoff import ROUNDOFF
 from tests.ship.adapters import edit_tensors, write_origin
 from tests.tiny import tiny_model
 

@@ -15,7 +15,8 @@ from doratune.ship.merging.checkpoint import plan_merge, read_tensor
 from doratune.ship.merging.merge import merge
 from doratune.ship.merging.weight import merged_weight
 from doratune.ship.verification.compare_logits import edge_cases
-from doratune.ship.verification.compare_weights import ARITHMETIC, ROUNDOFF
+from doratune.ship.verification.compare_weights import ARITHMETIC
+from doratune.ship.verification.roundoff import ROUNDOFF
 from doratune.ship.verification.verify import thresholds, verify
 from tests.ship.adapters import edit_tensors, peft_model, save_adapter, write_origin
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -27,6 +27,7 @@ from doratune.errors import DependencyError, VerificationError
 from doratune.recipe.export import GgufType
 from doratune.record.export import LogitCheck, TokenCheck
 from doratune.ship.verification.compare_logits import compare_logits, logit_limits
+from doratune.ship.verification.roundoff import Q8_0, ROUNDOFF
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,14 +37,11 @@ VARIABLE = "DORATUNE_LLAMA_PYTHON"
 NUM_GREEDY = 32
 _SCRIPT = Path(__file__).with_name("llama_run.py")
 _ROUNDOFF: dict[GgufType, float] = {
-    "f32": 2.0**-24,
-    "f16": 2.0**-11,
-    "bf16": 2.0**-8,
-    "q8_0": 2.0**-6,
+    "f32": ROUNDOFF["float32"],
+    "f16": ROUNDOFF["float16"],
+    "bf16": ROUNDOFF["bfloat16"],
+    "q8_0": Q8_0,
 }
-"""For q8_0 that of bf16 times 4, by the mean square: a step of 1/127 of the largest of 32 normal values
-(2.07 deviations) is off by 0.47 % of a deviation, bf16 by 0.17 % of a value, and llama.cpp rounds what a
-layer is given to q8_0 too. So 21 u squared would be a mean KL of 5.1e-3; SmolLM2-135M showed 5.9e-3."""
 
 
 class Reference(NamedTuple):

@@ -23,9 +23,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from doratune.errors import ModelError
-
-ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-"""Largest relative error of rounding to nearest."""
+from doratune.ship.verification.roundoff import roundoff_of
 
 _ARITHMETIC = 128 * 2.0**-24
 
@@ -65,7 +63,7 @@ class Watch:
     def __init__(
         self, reference: nn.Module, other: nn.Module, dtype: torch.dtype | None = None
     ) -> None:
-        self.roundoff = ROUNDOFF[dtype] if dtype else 0.0
+        self.roundoff = roundoff_of(dtype) if dtype else 0.0
         """The coarsest met, on either side."""
         self._found: dict[str, tuple[float, float, float]] = {}
         ours, theirs = layers_of(reference), layers_of(other)
@@ -118,7 +116,7 @@ class Watch:
                 difference = y_other.to(expected) - expected
                 error += difference.square().sum(dtype=torch.float64).item()
                 size += expected.square().sum(dtype=torch.float64).item()
-                roundoff = max(roundoff, *(ROUNDOFF.get(t.dtype, 0.0) for t in (y, y_other)))
+                roundoff = max(roundoff, roundoff_of(y.dtype), roundoff_of(y_other.dtype))
             self._found[name] = (error, size, roundoff)
             self.roundoff = max(self.roundoff, roundoff)
 
@@ -168,7 +166,7 @@ def _home(module: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
     """Where a layer computes, and in what precision it takes its input; None for whatever comes."""
     layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     held: Sequence[Tensor] = [*layer.parameters(), *layer.buffers()]
-    dtypes = [tensor.dtype for tensor in held if tensor.dtype in ROUNDOFF]
+    dtypes = [tensor.dtype for tensor in held if roundoff_of(tensor.dtype)]
     # The scales of a layer in 4 or 8 bits have a precision of their own.
     plain = len(dtypes) == len(held)
     return held[0].device if held else None, dtypes[0] if plain and dtypes else None

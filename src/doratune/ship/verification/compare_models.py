@@ -18,7 +18,6 @@ from torch import nn
 from doratune.errors import ModelError
 from doratune.eval_mode import evaluating
 from doratune.ship.verification.compare_layers import (
-    ROUNDOFF,
     LayerOutput,
     Watch,
     inner_model,
@@ -30,6 +29,7 @@ from doratune.ship.verification.compare_logits import (
     logit_failures,
     logit_limits,
 )
+from doratune.ship.verification.roundoff import roundoff_of
 
 Model = nn.Module | str | Path | tuple[str | Path, str | Path]
 """A model, a checkpoint folder, an adapter folder that names a base folder, or (base, adapter)."""
@@ -214,7 +214,7 @@ def _load(model: Model) -> tuple[Any, torch.dtype | None]:
 
 
 def _roundoff(model: nn.Module) -> float:
-    return max((ROUNDOFF.get(p.dtype, 0.0) for p in model.parameters()), default=0.0)
+    return max((roundoff_of(p.dtype) for p in model.parameters()), default=0.0)
 
 
 def _table(layers: Sequence[LayerOutput]) -> list[str]:

@@ -36,9 +36,7 @@ from doratune.progress import track
 from doratune.record.schemas import LayerCheck
 from doratune.ship.merging.checkpoint import Plan, read_tensor
 from doratune.ship.merging.weight import merged_weight
-
-ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-"""Largest relative error of rounding to nearest."""
+from doratune.ship.verification.roundoff import ROUNDOFF
 
 ARITHMETIC = 16 * 2.0**-24
 """Twice the relative error of W' in float32, which is at most r + 5 roundings where B A is as large

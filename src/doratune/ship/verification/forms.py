@@ -32,7 +32,7 @@ from doratune.ship.verification.bundle_model import load_bundle
 from doratune.ship.verification.compare_layers import output_limit
 from doratune.ship.verification.compare_logits import logit_limits
 from doratune.ship.verification.compare_models import compare_loaded
-from doratune.ship.verification.compare_weights import ROUNDOFF
+from doratune.ship.verification.roundoff import ROUNDOFF
 
 
 class _Subject:

@@ -22,14 +22,14 @@ from doratune.recipe.schema import Recipe
 from doratune.record.run_folder import RunFolder
 from doratune.record.schemas import DataFile, Example
 from doratune.record.verification import ServedAnswer, ServedFile
-from doratune.ship.verification.compare_weights import ROUNDOFF
+from doratune.ship.verification.roundoff import Q8_0, ROUNDOFF
 from doratune.ship.verification.served_client import Api, Server
 from doratune.ship.verification.served_read import NUM_TOKENS, Prompt, read_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DTYPES = {**ROUNDOFF, "q8_0": 2.0**-6}
+DTYPES = {**ROUNDOFF, "q8_0": Q8_0}
 _PLAIN_TOKENS = 32
 """How much of a plain text is a prompt."""
 

@@ -32,11 +32,11 @@ from doratune.ship.verification.compare_logits import logit_limits
 from doratune.ship.verification.compare_models import compare_loaded
 from doratune.ship.verification.compare_weights import (
     ARITHMETIC,
-    ROUNDOFF,
     WeightChecks,
     compare_weights,
     norm_threshold,
 )
+from doratune.ship.verification.roundoff import ROUNDOFF
 
 
 def thresholds(dtype: str) -> dict[str, float]:
