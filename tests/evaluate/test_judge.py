@@ -239,7 +239,9 @@ def test_a_server_that_refuses(status: int, run: RunFolder) -> None:
 def test_a_server_that_is_not_there(run: RunFolder) -> None:
     with running(fair) as server:
         pass
-    with pytest.raises(DoratuneError, match=r"does not answer: .*Connection refused\. Is the serv"):
+    with pytest.raises(
+        DoratuneError, match=r"does not answer: .*Connection refused\. Is it running"
+    ):
         judge_completions(run, section(server), seed=0)
 
 

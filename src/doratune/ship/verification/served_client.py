@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal, NamedTuple
 
-import requests
-
-from doratune.endpoint import Bearer, open_session, reason_of
+from doratune.endpoint import Endpoint, call, open_session, read_key
 from doratune.errors import ConfigError, DoratuneError
 
 TIMEOUT_SECONDS = 600.0
@@ -42,7 +39,13 @@ class Server:
     def __init__(self, url: str, key_variable: str | None) -> None:
         self.url = url.rstrip("/")
         self._session = open_session()
-        self._auth = Bearer(_key(key_variable))
+        self._endpoint = Endpoint(
+            url=self.url,
+            key=read_key(key_variable, "--served-key"),
+            name="The server",
+            setting="--served",
+            check="--served, --served-model and --served-key",
+        )
         self._logprobs = True
 
     def only_model(self) -> str:
@@ -90,50 +93,14 @@ class Server:
         return _reply(self._call("POST", api, body), f"{self.url}/{api}")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        url = f"{self.url}/{path}"
+        answer = call(self._session, self._endpoint, method, path, body, TIMEOUT_SECONDS)
         try:
-            answer = self._session.request(
-                method,
-                url,
-                json=body,
-                auth=self._auth,
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-            )
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
-                requests.exceptions.MissingSchema) as error:  # fmt: skip
-            raise ConfigError(
-                f"--served is {self.url!r}, which is no web address ({error}). Expected one such as "
-                "http://localhost:8000/v1."
-            ) from error
-        except requests.RequestException as error:
+            return answer.json()
+        except ValueError as error:
             raise DoratuneError(
-                f"The server at {url} does not answer: {reason_of(error)}. Is it running?"
+                f"{self.url}/{path} answers with {answer.text[:200]!r}, which is no JSON. Expected a "
+                "server with OpenAI's API; its address often ends in /v1."
             ) from error
-        if answer.status_code == 200:
-            try:
-                return answer.json()
-            except ValueError as error:
-                raise DoratuneError(
-                    f"{url} answers with {answer.text[:200]!r}, which is no JSON. Expected a server "
-                    "with OpenAI's API; its address often ends in /v1."
-                ) from error
-        said = f"{url} answers with status {answer.status_code}: {answer.text[:300]!r}."
-        if answer.status_code >= 500 or answer.status_code in (408, 429):
-            raise DoratuneError(f"{said} It did so several times. See what the server says.")
-        raise ConfigError(f"{said} Check --served, --served-model and --served-key.")
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(
-            f"The environment variable {variable}, which --served-key names, is not set. Set it to the "
-            "server's key."
-        )
-    return key
 
 
 def _listed(found: Any) -> list[dict[str, Any]]:
