@@ -96,10 +96,13 @@ def print_forms(run: RunFolder, to: Console) -> None:
         table.add_row("merged", *_figures(merged, merged.outputs), verdict)
     checks = FormsFile.read(run.forms).checks if run.forms.exists() else {}
     for name, check in checks.items():
-        verdict = _verdict(bool(check.failures), check.approximate)
+        verdict = "" if check.not_run else _verdict(bool(check.failures), check.approximate)
         table.add_row(_title(name, check), *_figures(check.logits, check.outputs), verdict)
     if table.row_count:
         to.print(table)
+    for name, check in checks.items():
+        if check.not_run:
+            to.print(f"{_title(name, check)} was not compared: {escape(check.not_run)}")
 
 
 def _title(name: str, check: FormCheck) -> str:

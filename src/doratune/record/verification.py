@@ -15,7 +15,9 @@ class FormCheck(Record):
     approximate: bool
     """Its difference is told and not judged."""
     logits: LogitCheck | None = None
-    """None where it could not be run."""
+    """None where it could not be run, or failed before."""
+    not_run: str | None = None
+    """Why it cannot be run on this machine; None where it was."""
     outputs: dict[str, float] = {}
     """As `VerifyFile.outputs`; none of an engine that does not show its layers."""
     failures: list[str] = []

@@ -15,6 +15,7 @@ from doratune.record.export import (
     TokenCheck,
 )
 from doratune.record.quantized import Quantized
+from doratune.record.verification import FormCheck
 from doratune.report.records import Records
 from doratune.report.text import count, memory, percent, plain, small
 
@@ -149,8 +150,15 @@ def exports(records: Records) -> Exports | None:
         ranks=[row for one in approximations for row in _rank_rows(one)],
         worst_layers=[layer for one in approximations for layer in _worst_layers(one)],
         tasks=[_task_row(form, task) for form in forms for task in form.tasks],
-        notes=[(form.form, note) for form in forms for note in form.notes],
+        notes=_notes(forms, list(checks.values())),
     )
+
+
+def _notes(forms: list[ExportedForm], checks: list[FormCheck]) -> list[tuple[str, str]]:
+    """Each once, though a form may have been kept from both exporting and verifying."""
+    notes = [(form.form, note) for form in forms for note in form.notes]
+    notes += [(check.form, check.not_run) for check in checks if check.not_run]
+    return list(dict.fromkeys(notes))
 
 
 def _trained_adapter(records: Records) -> str | None:

@@ -6,16 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
-from peft import PeftModel
-
 from doratune.adapter import read_adapter
 from doratune.adapter.config import CONFIG
 from doratune.adapter.origin import file_digests, read_origin
-from doratune.base import load_base
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import ORIGIN
 from doratune.ship.export.model_card import CARD
 from doratune.ship.export.subject import Subject, Written, copy_license
+from doratune.ship.stock_peft import load_in_stock_peft, why_not
 from doratune.ship.task import ask_form, task_sentence
 
 
@@ -30,14 +28,14 @@ def write_peft(subject: Subject, folder: Path) -> Written:
     findings = [
         f"It is the trained adapter itself: {num_layers} layers, the files copied byte for byte."
     ]
-    tasks = ask_form(subject, "PEFT's own layers", lambda: _in_stock_peft(subject, folder))
+    obstacle = why_not(folder)
+    if obstacle is not None:
+        return Written({CARD: findings}, notes=(obstacle,))
+    base_path, dtype = subject.base_path, subject.recipe.model.dtype
+    tasks = ask_form(
+        subject, "PEFT's own layers", lambda: load_in_stock_peft(base_path, folder, dtype)
+    )
     return Written({CARD: [*findings, *map(task_sentence, tasks)]}, tasks=tasks)
-
-
-def _in_stock_peft(subject: Subject, folder: Path) -> PeftModel:
-    model = subject.recipe.model
-    base = load_base(subject.base_path, model.dtype, model.quantize)
-    return PeftModel.from_pretrained(base, folder).eval()
 
 
 def copy_adapter(subject: Subject, folder: Path) -> None:

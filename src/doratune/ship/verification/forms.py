@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 
 from doratune.adapter.base_weight import forbid_repacking
-from doratune.adapter.origin import read_origin
 from doratune.adapter.tuned import load_tuned
 from doratune.base import fingerprint, load_base, load_tokenizer, resolve_base
 from doratune.errors import DoratuneError, VerificationError
@@ -28,6 +25,7 @@ from doratune.ship.export.in_llama import check_in_llama, interpreter, reference
 from doratune.ship.export.model_card import CARD
 from doratune.ship.merging.checkpoint import stored_dtype
 from doratune.ship.stage import golden_inputs
+from doratune.ship.stock_peft import load_in_stock_peft, why_not
 from doratune.ship.verification.bundle_model import load_bundle
 from doratune.ship.verification.compare_layers import output_limit
 from doratune.ship.verification.compare_logits import logit_limits
@@ -129,13 +127,21 @@ def _common_inputs(subject: _Subject) -> dict[str, Any]:
 def _inputs(common: dict[str, Any], found: _Found) -> str:
     python = interpreter() if found.form == "gguf" else None
     form = digest_path(found.path, but_for=CARD)  # a new figure in it makes no other model
-    return digest_json({**common, "form": form, "llama": python})
+    return digest_json({**common, "form": form, "llama": python, "obstacle": _obstacle(found)})
+
+
+def _obstacle(found: _Found) -> str | None:
+    """Why a form cannot be run here; None where it can."""
+    return why_not(found.path) if found.form == "peft" else None
 
 
 def _check(subject: _Subject, found: _Found, inputs: str) -> FormCheck:
     check = FormCheck(
         form=found.form, approximate=_is_approximate(subject.run, found.form), inputs=inputs
     )
+    obstacle = _obstacle(found)
+    if obstacle is not None:
+        return check.model_copy(update={"not_run": obstacle})
     try:
         if found.form == "gguf":
             return check.model_copy(update={"logits": _in_llama(subject, found.path)})
@@ -182,13 +188,7 @@ def _load(subject: _Subject, found: _Found) -> Any:
         return model
     if found.form == "bundle":
         return load_bundle(base_path, path)
-    origin = read_origin(path)
-    base = load_base(base_path, "float32", origin.quantize if origin else None)
-    # On CPUs bitsandbytes repacks 4-bit weights in the first forward, and PEFT then reads them wrongly.
-    forbid_repacking(base)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PEFT warns of shows in the figures
-        return PeftModel.from_pretrained(base, str(path)).eval()
+    return load_in_stock_peft(base_path, path, "float32")
 
 
 def _limits(roundoff: float) -> dict[str, float]:
