@@ -123,6 +123,9 @@ def exits(run: RunFolder) -> Iterator[Row]:
         yield Row(f"merged, {verify.dtype}", verify, task)
     for form in ("peft", "lora", "quantized", "gguf"):
         record = forms[form]
+        if form in checks and checks[form].not_run:
+            yield Row("PEFT's own layers, not on a CPU", None, None)
+            continue
         logits = list(record.logits) or [checks[form].logits]
         for figures, task in zip(logits, record.tasks, strict=True):
             yield Row(task.what, figures, task)
