@@ -146,8 +146,13 @@ def test_only_what_is_missing_is_done_again(
     first = CompareFile.read(run.compare)
     assert not list(run.jobs.rglob("adapter")), "keep: figures"
     more = settings.model_copy(update={"compare": settings.compare.model_copy(update={"seeds": 3})})
+    monkeypatch.setattr(InlineEngine, "workers", 2)
     assert compared(run, more, monkeypatch) == (True, ["lora/lr-5e-03/seed-2"])
     second = CompareFile.read(run.compare)
+    assert (first.num_earlier, second.num_earlier) == (0, 3)
+    assert [job.workers for job in second.jobs] == [1, 1, 1, 2]
+    shared = "2 jobs ran at a time, so that times and memory are those of shared machines."
+    assert (shared in first.cautions, shared in second.cautions) == (False, True)
     assert second.arms[1].per_seed[:2] == first.arms[1].per_seed
     assert second.arms[1].num_seeds == 3
     assert "measured in earlier trainings" in second.budget

@@ -69,7 +69,7 @@ def test_sections_come_in_order(page: str) -> None:
         'title="compare.json: arms.per_seed">90.2 %, 91.6 %, 92.4 %',
         'title="compare.json: pairs.adjusted_p_value">p = 0.308',
         "9 sweep and 9 final trainings, 2,970 optimizer steps, about 41 min.",
-        "It took 41 min 52 s with the engine local.",
+        "The last command took 41 min 52 s with the engine local.",
         "r 0.83 (0.72 to 0.92), 90 of 90 matrices",
         "r −0.31 (−0.42 to −0.22), 30 of 30 matrices",
         "The loss is not finite after step 31.",

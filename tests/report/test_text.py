@@ -112,7 +112,8 @@ def test_a_difference_of_figures_has_a_sign(value: float, expected: str) -> None
 
 
 def test_learning_rates_are_short() -> None:
-    assert [text.rate(value) for value in (5e-4, 1.7e-4, 6e-5)] == ["5e-04", "1.7e-04", "6e-05"]
+    rates = (5e-4, 1.7e-4, 6e-5, 1.35e-2)
+    assert [text.rate(rate) for rate in rates] == ["5e-04", "1.7e-04", "6e-05", "1.35e-02"]
 
 
 def test_lists_read_as_sentences() -> None:

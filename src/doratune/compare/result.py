@@ -37,8 +37,8 @@ class Effort(NamedTuple):
 
     budget: str
     """What was said before it started."""
-    workers: int
-    """Jobs side by side."""
+    num_jobs: int
+    """Done by it; the others were over before."""
     seconds: float
 
 
@@ -93,6 +93,7 @@ def make_result(
         for folder in done.folders
         for change in MatrixChange.read_lines(folder.path / CHANGES)
     ]
+    jobs = [*(job for progress in swept.values() for job in progress.sweep), *finals]
     file = CompareFile(
         task=recipe.name,
         primary=primary,
@@ -102,20 +103,21 @@ def make_result(
         arms=figures,
         pairs=judge_pairs(outcomes, figures, reference, primary) if reference in finished else [],
         verdict="",
-        jobs=[*(job for progress in swept.values() for job in progress.sweep), *finals],
+        jobs=jobs,
         sweep={arm: last_losses(progress.sweep) for arm, progress in swept.items()},
         changes=changes,
         correlations=correlate_changes(changes, recipe.seed),
         budget=effort.budget,
         engine=recipe.compare.engine,
         seconds=effort.seconds,
+        num_earlier=len(jobs) - effort.num_jobs,
     )
     missing = [arm for arm in arms if arm not in finished]
-    verdict = _conclude(file, effort.workers, missing)
+    verdict = _conclude(file, missing)
     return file.model_copy(update={"verdict": verdict.sentence, "cautions": verdict.cautions})
 
 
-def _conclude(file: CompareFile, workers: int, missing: Sequence[Arm]) -> Verdict:
+def _conclude(file: CompareFile, missing: Sequence[Arm]) -> Verdict:
     """The verdict, also where arms have no finished run."""
     if file.reference in missing:
         sentence = (
@@ -129,6 +131,7 @@ def _conclude(file: CompareFile, workers: int, missing: Sequence[Arm]) -> Verdic
     for arm in missing:
         reasons = [job.reason for job in file.jobs if job.arm == arm and job.status == "failed"]
         cautions.append(": ".join(["Without a finished run", ARMS[arm], *reasons[-1:]]))
+    workers = max(job.workers for job in file.jobs if job.stage == "final")
     if workers > 1:
         cautions.append(
             f"{workers} jobs ran at a time, so that times and memory are those of shared machines."

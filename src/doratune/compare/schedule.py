@@ -38,6 +38,8 @@ class Schedule:
         self.started = time.monotonic()
         self.steps_now = 0
         """Optimizer steps of the jobs that ended since then."""
+        self.num_ended = 0
+        """How many these are."""
 
     def sweep(self) -> dict[TrainedArm, Progress]:
         """Finds the best learning rate of every arm."""
@@ -72,7 +74,8 @@ class Schedule:
                 every = [self.jobs.look_up(job) for job in known()]
                 busy = {started.job.name for started in running.values()}
                 waiting = [j for j in every if j.status == "waiting" and j.name not in busy]
-                for job in waiting[: self.engine.workers - len(running)]:
+                for waits in waiting[: self.engine.workers - len(running)]:
+                    job = waits.model_copy(update={"workers": self.engine.workers})
                     folder = self.jobs.prepare(job)
                     running[self.engine.submit(folder.path)] = Started(job, time.monotonic())
                 if not running:
@@ -88,6 +91,7 @@ class Schedule:
         reason = describe_exit(future.result()) if error is None else str(error)
         job = self.jobs.finish(started.job, reason, time.monotonic() - started.at)
         self.steps_now += job.num_steps
+        self.num_ended += 1
         console.print(f"{title} {_line(job)}{self._left()}", highlight=False, markup=False)
 
     def _left(self) -> str:

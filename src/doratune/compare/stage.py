@@ -87,7 +87,7 @@ def _compare(recipe: Recipe, setting: Setting, jobs: Jobs, engine: Engine) -> Co
         if progress.sweep and progress.best is not None:
             console.print(f"Best learning rate of {arm}: {progress.best:g}", highlight=False)
     finals = schedule.finish(swept)
-    effort = Effort(budget, engine.workers, time.monotonic() - started)
+    effort = Effort(budget, schedule.num_ended, time.monotonic() - started)
     return make_result(jobs.run, recipe, setting, swept, finals, effort)
 
 

@@ -54,6 +54,8 @@ class JobRecord(Record):
     seconds: float = 0.0
     """Training alone; of the base, its answers; of a failed job, all of it."""
     peak_memory_bytes: int | None = None
+    workers: int = 1
+    """Jobs that could run at the same time, this one among them."""
 
     @property
     def reason(self) -> str:
@@ -168,3 +170,6 @@ class CompareFile(RunFile):
     """What was said before it started."""
     engine: str
     seconds: float
+    """Of the command that ended it."""
+    num_earlier: int = 0
+    """Jobs that were over before it."""

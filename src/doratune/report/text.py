@@ -146,8 +146,9 @@ def shortened(text: str, limit: int) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate, such as ``5e-04`` or ``1.7e-04``."""
-    return f"{value:.1e}".replace(".0e", "e")
+    """A learning rate, such as ``5e-04`` or ``1.35e-02``."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{exponent}"
 
 
 def listed(names: Sequence[str]) -> str:
