@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from doratune.adapter.tuned import load_tuned
 from doratune.data.questions import Questions
 from doratune.record.export import TaskCost
-
-if TYPE_CHECKING:
-    from doratune.ship.export.subject import Subject
 
 Ask = Callable[[Any, str], list[bool]]
 """A model and a title for the progress bar to which questions it answers right."""
@@ -36,27 +33,6 @@ class Task:
         return self._trained
 
 
-def ask_form(subject: Subject, what: str, load: Callable[[], Any]) -> tuple[TaskCost, ...]:
-    """What a form of the trained model costs; nothing where the test split is not to be asked.
-
-    Args:
-        subject: The trained run.
-        what: The form, such as ``plain LoRA``.
-        load: Loads it.
-    """
-    if subject.task is None:
-        return ()
-    before = trained_answers(subject, subject.task)
-    after = subject.task.ask(load(), f"Asking {what}")
-    gc.collect()
-    return (task_cost(what, before, after),)
-
-
-def trained_answers(subject: Subject, task: Task) -> list[bool]:
-    """Which questions the trained model of a run answers right."""
-    return task.trained(subject.base_path, subject.run.adapter, subject.recipe.model.dtype)
-
-
 def task_cost(what: str, before: Sequence[bool], after: Sequence[bool]) -> TaskCost:
     """Counts question by question.
 
@@ -73,13 +49,4 @@ def task_cost(what: str, before: Sequence[bool], after: Sequence[bool]) -> TaskC
         num_right_approximate=sum(after),
         num_lost=sum(was and not now for was, now in pairs),
         num_gained=sum(now and not was for was, now in pairs),
-    )
-
-
-def task_sentence(cost: TaskCost) -> str:
-    """A cost for the model card."""
-    return (
-        f"Right answers on the test split: {cost.num_right} of {cost.num_examples} with the trained "
-        f"model, {cost.num_right_approximate} with {cost.what} ({cost.num_lost} lost, "
-        f"{cost.num_gained} gained)."
     )

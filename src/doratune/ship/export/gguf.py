@@ -15,6 +15,7 @@ from doratune.recipe.export import GgufType
 from doratune.record.export import LogitCheck, TaskCost, TokenCheck
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import DataFile
+from doratune.ship.export.ask import task_sentence, trained_answers
 from doratune.ship.export.in_llama import (
     VARIABLE,
     check_in_llama,
@@ -26,7 +27,7 @@ from doratune.ship.export.model_card import CARD
 from doratune.ship.export.modelfile import modelfile
 from doratune.ship.export.subject import Subject, Written, base_license, copy_license
 from doratune.ship.stage import golden_inputs
-from doratune.ship.task import task_cost, task_sentence, trained_answers
+from doratune.ship.task import task_cost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

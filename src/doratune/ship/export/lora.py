@@ -15,13 +15,13 @@ from doratune.adapter.tuned import load_tuned
 from doratune.base import load_base
 from doratune.record.export import Approximation, LogitCheck, TaskCost
 from doratune.record.files import write_text
+from doratune.ship.export.ask import ask_form, task_sentence
 from doratune.ship.export.lora_svd import write_lora
 from doratune.ship.export.model_card import CARD
 from doratune.ship.export.peft import change_config, copy_adapter, renew_origin
 from doratune.ship.export.subject import Subject, Written, serving_quantize
 from doratune.ship.merging.onto import plan_onto
 from doratune.ship.stage import golden_inputs
-from doratune.ship.task import ask_form, task_sentence
 from doratune.ship.verification.compare_logits import compare_logits
 
 if TYPE_CHECKING:

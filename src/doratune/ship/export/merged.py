@@ -8,9 +8,9 @@ from pathlib import Path
 from doratune.base import load_base
 from doratune.record.files import link_or_copy
 from doratune.record.schemas import ORIGIN
+from doratune.ship.export.ask import ask_form, task_sentence
 from doratune.ship.export.model_card import CARD
 from doratune.ship.export.subject import Subject, Written, copy_license
-from doratune.ship.task import ask_form, task_sentence
 
 
 def write_merged(subject: Subject, folder: Path) -> Written:

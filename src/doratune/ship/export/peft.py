@@ -11,10 +11,10 @@ from doratune.adapter.config import CONFIG
 from doratune.adapter.origin import file_digests, read_origin
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import ORIGIN
+from doratune.ship.export.ask import ask_form, task_sentence
 from doratune.ship.export.model_card import CARD
 from doratune.ship.export.subject import Subject, Written, copy_license
 from doratune.ship.stock_peft import load_in_stock_peft, why_not
-from doratune.ship.task import ask_form, task_sentence
 
 
 def write_peft(subject: Subject, folder: Path) -> Written:

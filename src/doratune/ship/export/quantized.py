@@ -16,12 +16,12 @@ from doratune.base import load_base, tensor_files
 from doratune.record.export import LogitCheck, TaskCost
 from doratune.record.quantized import Quantized, QuantizedType
 from doratune.record.schemas import ORIGIN
+from doratune.ship.export.ask import ask_form, task_sentence
 from doratune.ship.export.model_card import CARD
 from doratune.ship.export.quantized_check import compare_quantized
 from doratune.ship.export.quantized_make import make_quantized, require
 from doratune.ship.export.subject import Subject, Written, copy_license
 from doratune.ship.stage import golden_inputs
-from doratune.ship.task import ask_form, task_sentence
 from doratune.ship.verification.compare_logits import compare_logits
 
 if TYPE_CHECKING:
