@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from doratune import load_adapter
-from doratune.adapter.files import read_adapter
 from doratune.adapter.origin import check_name, check_origin
+from doratune.adapter.read import read_adapter
 from doratune.adapter.tuned import check_base
 from doratune.base import load_base
 from doratune.errors import AdapterError

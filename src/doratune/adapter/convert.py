@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from doratune.adapter.config import CONFIG, config_problems, rank_of, read_config, scaling_of
-from doratune.adapter.files import MAGNITUDE, PREFIX, WEIGHTS, read_adapter, read_tensors
+from doratune.adapter.files import MAGNITUDE, PREFIX, WEIGHTS, read_tensors
 from doratune.adapter.fit import fit_problems, fit_to_folder
 from doratune.adapter.formats import ENDS, FACTORS, MAGNITUDES, recognise, split_key
+from doratune.adapter.read import read_adapter
 from doratune.base.tensors import tensor_files
 from doratune.errors import AdapterError
 from doratune.record.files import replacing

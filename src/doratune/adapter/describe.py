@@ -13,13 +13,13 @@ from doratune.adapter.files import (
     AdapterFolder,
     AdapterWeights,
     open_adapter,
-    weights_of,
 )
 from doratune.adapter.fit import LayerFit, distance, fit_problems, fit_to_folder
 from doratune.adapter.origin import check_name, check_origin, read_origin
 from doratune.adapter.parameters import Parameter, parameter_problems, targeted_parameters
 from doratune.adapter.place import place_problems, skeleton
 from doratune.adapter.problems import find_problems
+from doratune.adapter.read import weights_of
 from doratune.errors import AdapterError
 from doratune.record.adapters import AdapterFacts, LayerFacts
 

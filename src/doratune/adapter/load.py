@@ -21,12 +21,12 @@ from doratune.adapter.files import (
     PREFIX,
     WEIGHTS,
     AdapterWeights,
-    read_adapter,
     read_tensors,
 )
 from doratune.adapter.fit import fit_problems, fit_to_model
 from doratune.adapter.origin import check_name, check_origin, read_origin
 from doratune.adapter.place import copy_problems, place_problems
+from doratune.adapter.read import read_adapter
 from doratune.errors import AdapterError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from doratune.adapter.config import CONFIG
-from doratune.adapter.files import read_adapter
 from doratune.adapter.origin import check_origin, file_digests, read_origin
+from doratune.adapter.read import read_adapter
 from doratune.adapter.tuned import check_base
 from doratune.base import fingerprint
 from doratune.errors import AdapterError, StorageError

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doratune.adapter.config import CONFIG
-from doratune.adapter.files import AdapterWeights, read_adapter
+from doratune.adapter.files import AdapterWeights
 from doratune.adapter.fit import fit_problems, fit_to_folder
 from doratune.adapter.load import load_adapter
 from doratune.adapter.origin import check_name, check_origin, read_origin
 from doratune.adapter.place import place_problems, skeleton
+from doratune.adapter.read import read_adapter
 from doratune.base import load_base, tensor_files
 from doratune.errors import AdapterError
 
