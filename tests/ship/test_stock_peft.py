@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from rich.console import Console
@@ -14,7 +15,7 @@ from doratune.data.questions import Questions
 from doratune.record.export import ExportFile
 from doratune.record.verification import FormsFile
 from doratune.ship.export import export_forms
-from doratune.ship.stock_peft import load_in_stock_peft, why_not
+from doratune.ship.stock_peft import load_in_stock_peft, on_cpus, why_not
 from doratune.ship.task import Task
 from doratune.ship.verification.forms import verify_forms
 from tests.ship.adapters import save_adapter
@@ -61,7 +62,19 @@ def test_what_runs(base: Path, tmp_path: Path, quantize: str, use_dora: bool, ru
 
 
 def test_an_adapter_of_a_dense_base_runs(base: Path, tmp_path: Path) -> None:
-    assert why_not(save_adapter(base, tmp_path / "adapter")) is None
+    folder = save_adapter(base, tmp_path / "adapter")
+    assert on_cpus(folder) is None
+    assert why_not(folder) is None
+
+
+def test_the_card_warns_of_repacking(base: Path, tmp_path: Path) -> None:
+    """The fault itself: test_hazards.py."""
+    run = trained_run(tmp_path / "run", save_quantized_adapter(base, tmp_path / "adapter", "nf4"))
+    recipe = recipe_for(base, model={"quantize": "nf4"}, merge={"onto": "dequantized"})
+    export_forms(run, recipe, ["peft"])
+    [note] = ExportFile.read(run.exported).forms["peft"].notes
+    assert "bitsandbytes repacks the weights in the first forward" in note
+    assert note in (run.export / "peft" / "README.md").read_text()
 
 
 @on_cpu
@@ -75,7 +88,8 @@ def test_what_cannot_run_is_told_and_not_asked(
     export_forms(run, recipe, ["peft"], task)
     record = ExportFile.read(run.exported).forms["peft"]
     assert record.tasks == []
-    assert "cannot run DoRA over 8 bits on a CPU" in record.notes[0]
+    assert f"PEFT {peft.__version__} cannot run DoRA over 8 bits" in record.notes[0]
+    assert record.notes[0] in (run.export / "peft" / "README.md").read_text()
 
     assert verify_forms(run, recipe)
     check = FormsFile.read(run.forms).checks["peft"]
@@ -83,5 +97,5 @@ def test_what_cannot_run_is_told_and_not_asked(
     assert not verify_forms(run, recipe)
     shown = io.StringIO()
     print_forms(run, Console(file=shown, width=200))
-    assert "export/peft was not compared: PEFT " in shown.getvalue()
+    assert "export/peft was not compared: On CPUs, PEFT " in shown.getvalue()
     assert "same" not in shown.getvalue()

@@ -15,27 +15,43 @@ from doratune.adapter.origin import read_origin
 from doratune.base import load_base
 
 
-def why_not(folder: Path) -> str | None:
-    """Why PEFT cannot run an adapter of ours here; None where it can.
+def on_cpus(folder: Path) -> str | None:
+    """What is wrong with an adapter of ours in PEFT's layers on CPUs, for its card; None for nothing.
 
-    DoRA reads the base weight in each forward. On a CPU PEFT then hands the layer a new parameter, and
-    bitsandbytes takes its scales from there, where none are.
+    PEFT's DoRA reads the base weight in each forward, after bitsandbytes has been at it.
     """
     origin = read_origin(folder)
-    over_8_bits = origin is not None and origin.quantize == "int8"
-    if over_8_bits and read_config(folder).get("use_dora") and not torch.cuda.is_available():
+    quantize = origin.quantize if origin else None
+    if quantize is None or not read_config(folder).get("use_dora"):
+        return None
+    instead = "`doratune.load_adapter` is right there, and so is PEFT on a GPU."
+    if quantize == "int8":
+        # PEFT hands the layer a new parameter, and bitsandbytes takes its scales from there: none.
         return (
-            f"PEFT {peft.__version__} cannot run DoRA over 8 bits on a CPU: its second forward ends "
-            "with an error inside bitsandbytes. `doratune.load_adapter` can, and so can PEFT on a GPU."
+            f"On CPUs, PEFT {peft.__version__} cannot run DoRA over 8 bits: its second forward ends "
+            f"with an error inside bitsandbytes. {instead}"
         )
-    return None
+    return (
+        f"On CPUs with AVX512-BF16, PEFT {peft.__version__} computes another model with DoRA over 4 "
+        "bits: bitsandbytes repacks the weights in the first forward, and PEFT then reads them "
+        f"wrongly. {instead}"
+    )
+
+
+def why_not(folder: Path) -> str | None:
+    """Why PEFT cannot run an adapter here; None where it can."""
+    origin = read_origin(folder)
+    over_8_bits = origin is not None and origin.quantize == "int8"
+    return on_cpus(folder) if over_8_bits and not torch.cuda.is_available() else None
 
 
 def load_in_stock_peft(base_path: Path, folder: Path, dtype: str) -> PeftModel:
-    """Base and adapter in eval mode, the base quantised if it was so in training."""
+    """Base and adapter in eval mode, the base quantised if it was so in training.
+
+    bitsandbytes is kept from repacking 4-bit weights: of this, `on_cpus` warns.
+    """
     origin = read_origin(folder)
     base = load_base(base_path, dtype, origin.quantize if origin else None)
-    # On CPUs bitsandbytes repacks 4-bit weights in the first forward, and PEFT then reads them wrongly.
     forbid_repacking(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PEFT warns of shows in the figures

@@ -113,7 +113,7 @@ class Exports(NamedTuple):
     worst_layers: list[LayerApproximation]
     tasks: list[TaskRow]
     notes: list[tuple[str, str]]
-    """Form, and what was not checked of it."""
+    """Form, and what was not checked of it or is wrong with it elsewhere."""
 
 
 _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (

@@ -9,12 +9,13 @@ from pathlib import Path
 from doratune.adapter import read_adapter
 from doratune.adapter.config import CONFIG
 from doratune.adapter.origin import file_digests, read_origin
+from doratune.record.export import TaskCost
 from doratune.record.files import digest_path, write_text
 from doratune.record.schemas import ORIGIN
 from doratune.ship.export.ask import ask_form, task_sentence
 from doratune.ship.export.model_card import CARD
 from doratune.ship.export.subject import Subject, Written, copy_license
-from doratune.ship.stock_peft import load_in_stock_peft, why_not
+from doratune.ship.stock_peft import load_in_stock_peft, on_cpus, why_not
 
 
 def write_peft(subject: Subject, folder: Path) -> Written:
@@ -28,14 +29,17 @@ def write_peft(subject: Subject, folder: Path) -> Written:
     findings = [
         f"It is the trained adapter itself: {num_layers} layers, the files copied byte for byte."
     ]
-    obstacle = why_not(folder)
-    if obstacle is not None:
-        return Written({CARD: findings}, notes=(obstacle,))
+    caution = on_cpus(folder)
+    notes = () if caution is None else (caution,)
     base_path, dtype = subject.base_path, subject.recipe.model.dtype
-    tasks = ask_form(
-        subject, "PEFT's own layers", lambda: load_in_stock_peft(base_path, folder, dtype)
+    tasks: tuple[TaskCost, ...] = ()
+    if why_not(folder) is None:
+        tasks = ask_form(
+            subject, "PEFT's own layers", lambda: load_in_stock_peft(base_path, folder, dtype)
+        )
+    return Written(
+        {CARD: [*findings, *map(task_sentence, tasks), *notes]}, tasks=tasks, notes=notes
     )
-    return Written({CARD: [*findings, *map(task_sentence, tasks)]}, tasks=tasks)
 
 
 def copy_adapter(subject: Subject, folder: Path) -> None:
