@@ -28,7 +28,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of the linear layer below, so that every tensor has several pieces and a rest."""
     monkeypatch.setattr(row_blocks, "BLOCK_ELEMENTS", 37 * 2)
-    monkeypatch.setattr(row_blocks, "_PIECE_BLOCKS", 2)
 
 
 def case(kind: str, seed: int = 0, dora: bool = True) -> tuple[Tensor, LayerDelta]:
