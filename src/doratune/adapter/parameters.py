@@ -53,13 +53,15 @@ def targeted_parameters(config: dict[str, Any], base: nn.Module | Path) -> dict[
             no class for has none.
     """
     targets = config.get("target_parameters") or []
+    found: dict[str, Parameter] = {}
+    if not targets:
+        return found
     model = base if isinstance(base, nn.Module) else skeleton(base)
-    found = {}
-    for module_name, module in () if model is None or not targets else model.named_modules():
+    for module_name, module in () if model is None else model.named_modules():
         is_transposed = getattr(module, "is_transposed", False)
         own = [
             Parameter(name, tuple(parameter.shape), is_transposed and parameter.ndim == 3)
-            for name, parameter in module.named_parameters(f"{module_name}", recurse=False)
+            for name, parameter in module.named_parameters(module_name, recurse=False)
             if any(f".{name}".endswith(f".{target}") for target in targets)
         ]
         for depth, parameter in enumerate(reversed(own)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -31,11 +32,14 @@ def place_problems(
     """
     modules = dict(model.named_modules())
     kind = type(model).__name__
-    only_stored = {
-        layer: _stored_shape(stored, f"{layer}.weight")
-        for layer, delta in weights.layers.items()
-        if layer not in modules and f"{layer}.weight" in stored and not delta.fan_in_fan_out
-    }
+    only_stored = _stored_shapes(
+        stored,
+        [
+            layer
+            for layer, delta in weights.layers.items()
+            if layer not in modules and f"{layer}.weight" in stored and not delta.fan_in_fan_out
+        ],
+    )
     for layer, delta in weights.layers.items():
         module = modules.get(layer)
         expected = delta.weight_shape
@@ -116,9 +120,17 @@ def skeleton(base_path: Path) -> nn.Module | None:
         return None
 
 
-def _stored_shape(stored: Mapping[str, Path], name: str) -> tuple[int, ...]:
-    with safe_open(stored[name], framework="pt") as tensors:
-        return tuple(tensors.get_slice(name).get_shape())
+def _stored_shapes(stored: Mapping[str, Path], layers: list[str]) -> dict[str, tuple[int, ...]]:
+    """Of the weights of layers; each file is opened once, for experts are many."""
+    by_file: defaultdict[Path, list[str]] = defaultdict(list)
+    for layer in layers:
+        by_file[stored[f"{layer}.weight"]].append(layer)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file, held in by_file.items():
+        with safe_open(file, framework="pt") as tensors:
+            for layer in held:
+                shapes[layer] = tuple(tensors.get_slice(f"{layer}.weight").get_shape())
+    return shapes
 
 
 def _weight_shape(module: Any) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ class _Found(NamedTuple):
     form: Form
     path: Path
     """Folder or file."""
+    obstacle: str | None = None
+    """Why it cannot be run here; None where it can."""
 
 
 def verify_forms(run: RunFolder, recipe: Recipe) -> bool:
@@ -77,18 +79,19 @@ def verify_forms(run: RunFolder, recipe: Recipe) -> bool:
         return False
     subject = _Subject(run, recipe)
     common = _common_inputs(subject)
+    inputs = {found.name: _inputs(common, found) for found in forms}
     file = FormsFile.read(run.forms) if run.forms.exists() else FormsFile()
     kept = {
         found.name: file.checks[found.name]
         for found in forms
         if found.name in file.checks
         and not file.checks[found.name].failures
-        and file.checks[found.name].inputs == _inputs(common, found)
+        and file.checks[found.name].inputs == inputs[found.name]
     }
     waiting = [found for found in forms if found.name not in kept]
     for found in waiting:
         console.print(f"Comparing export/{found.path.relative_to(run.export)} ...")
-        kept[found.name] = _check(subject, found, _inputs(common, found))
+        kept[found.name] = _check(subject, found, inputs[found.name])
         _in_order(forms, kept).write(run.forms)
         gc.collect()  # models hold cycles, and two of them fill the memory already
     if not waiting and kept.keys() != file.checks.keys():
@@ -102,11 +105,12 @@ def _in_order(forms: list[_Found], checks: dict[str, FormCheck]) -> FormsFile:
 
 
 def exported_forms(run: RunFolder) -> Iterator[_Found]:
-    """What lies in ``export/`` and can be run here."""
+    """What lies in ``export/``; GGUF files where llama.cpp is at hand."""
     folders: tuple[Form, ...] = ("peft", "bundle", "merged", "lora")
     for form in folders:
         if (run.export / form).is_dir():
-            yield _Found(form, form, run.export / form)
+            path = run.export / form
+            yield _Found(form, form, path, why_not(path) if form == "peft" else None)
     if interpreter() is not None:
         for file in sorted((run.export / "gguf").glob("*.gguf")):
             yield _Found(file.name, "gguf", file)
@@ -127,21 +131,15 @@ def _common_inputs(subject: _Subject) -> dict[str, Any]:
 def _inputs(common: dict[str, Any], found: _Found) -> str:
     python = interpreter() if found.form == "gguf" else None
     form = digest_path(found.path, but_for=CARD)  # a new figure in it makes no other model
-    return digest_json({**common, "form": form, "llama": python, "obstacle": _obstacle(found)})
-
-
-def _obstacle(found: _Found) -> str | None:
-    """Why a form cannot be run here; None where it can."""
-    return why_not(found.path) if found.form == "peft" else None
+    return digest_json({**common, "form": form, "llama": python, "obstacle": found.obstacle})
 
 
 def _check(subject: _Subject, found: _Found, inputs: str) -> FormCheck:
     check = FormCheck(
         form=found.form, approximate=_is_approximate(subject.run, found.form), inputs=inputs
     )
-    obstacle = _obstacle(found)
-    if obstacle is not None:
-        return check.model_copy(update={"not_run": obstacle})
+    if found.obstacle is not None:
+        return check.model_copy(update={"not_run": found.obstacle})
     try:
         if found.form == "gguf":
             return check.model_copy(update={"logits": _in_llama(subject, found.path)})
