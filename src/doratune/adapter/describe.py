@@ -166,13 +166,12 @@ def _notes(folder: AdapterFolder, facts: AdapterFacts) -> list[str]:
     elif not facts.origin.files:
         notes.append("Its doratune.json holds no digests of the files; they may have been changed.")
     if parameters := folder.config.get("target_parameters"):
-        known = (
-            "" if facts.compared_with else ". Which layer is which, only --base shows; r is here "
-        )
-        notes.append(
-            f"Parameters are adapted (target_parameters): {', '.join(map(str, parameters))}"
-            f"{known and known + 'that of all experts together'}."
-        )
+        note = f"Parameters are adapted (target_parameters): {', '.join(map(str, parameters))}."
+        if not facts.compared_with:
+            note += (
+                " Which layer is which, only --base shows; r is here that of all experts together."
+            )
+        notes.append(note)
     rounded = [n for n in facts.layers if n.magnitude_dtype in ("bfloat16", "float16")]
     if rounded:
         notes.append(

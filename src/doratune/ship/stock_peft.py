@@ -11,8 +11,8 @@ from peft import PeftModel
 
 from doratune.adapter.base_weight import forbid_repacking
 from doratune.adapter.config import read_config
-from doratune.adapter.origin import read_origin
 from doratune.base import load_base
+from doratune.ship.merging.onto import quantized_in_training
 
 
 def on_cpus(folder: Path) -> str | None:
@@ -20,8 +20,7 @@ def on_cpus(folder: Path) -> str | None:
 
     PEFT's DoRA reads the base weight in each forward, after bitsandbytes has been at it.
     """
-    origin = read_origin(folder)
-    quantize = origin.quantize if origin else None
+    quantize = quantized_in_training(folder)
     if quantize is None or not read_config(folder).get("use_dora"):
         return None
     instead = "`doratune.load_adapter` is right there, and so is PEFT on a GPU."
@@ -40,8 +39,7 @@ def on_cpus(folder: Path) -> str | None:
 
 def why_not(folder: Path) -> str | None:
     """Why PEFT cannot run an adapter here; None where it can."""
-    origin = read_origin(folder)
-    over_8_bits = origin is not None and origin.quantize == "int8"
+    over_8_bits = quantized_in_training(folder) == "int8"
     return on_cpus(folder) if over_8_bits and not torch.cuda.is_available() else None
 
 
@@ -50,8 +48,7 @@ def load_in_stock_peft(base_path: Path, folder: Path, dtype: str) -> PeftModel:
 
     bitsandbytes is kept from repacking 4-bit weights: of this, `on_cpus` warns.
     """
-    origin = read_origin(folder)
-    base = load_base(base_path, dtype, origin.quantize if origin else None)
+    base = load_base(base_path, dtype, quantized_in_training(folder))
     forbid_repacking(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PEFT warns of shows in the figures
